@@ -1,0 +1,99 @@
+"""The boundary: everything that can be wrong with a model is found here, once, before the first
+network call, and said in terms of what was given, what is expected and what to do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smcguide.errors import InvalidInput
+from smcguide.grids import Grid
+from smcguide.priors.base import require_float
+from smcguide.schedules import Schedule
+
+
+def resolve_times(times: Grid | Tensor | Sequence[float], schedule: Schedule) -> list[float]:
+    """K + 1 strictly decreasing times ending at 0.
+
+    Raises:
+        InvalidInput: for anything else.
+    """
+    values = times(schedule) if callable(times) else times
+    values = torch.as_tensor(values, dtype=torch.float64)
+    ok = values.ndim == 1 and len(values) > 1 and bool((values.diff() < 0).all())
+    if not ok or float(values[-1]) != 0 or float(values[0]) > schedule.t_max:
+        raise InvalidInput(
+            f"times {values.tolist()}: expected at least two strictly decreasing times, the first at "
+            f"most {schedule.t_max} (noise, {schedule!r}) and the last exactly 0 (data)."
+        )
+    return [float(t) for t in values]
+
+
+def check_population(num_particles: int, num_systems: int | None, model: Any) -> int:
+    """The number of systems S.
+
+    Raises:
+        InvalidInput: for sizes below 1, or a num_systems that contradicts a batched y.
+    """
+    for name, value in (("num_particles", num_particles), ("num_systems", num_systems)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}.")
+    own = model.num_systems
+    if own is not None and num_systems not in (None, own):
+        raise InvalidInput(
+            f"num_systems={num_systems}, but the cost holds one observation for each of {own} systems. "
+            "Leave num_systems out; for replicates of each observation repeat y."
+        )
+    return own or num_systems or 1
+
+
+def dry_run(model: Any, potential: Any, proposal: Any) -> None:
+    """Check that prior, kernel, cost, potential and proposal fit, without a network call.
+
+    Raises:
+        InvalidInput: with the first misfit found.
+    """
+    prior, cost = model.prior, model.cost
+    require_float(prior.dtype, repr(prior))
+    cost.check(model.event_shape, torch.zeros((), dtype=prior.dtype, device=prior.device))
+    generator = torch.Generator().manual_seed(0)
+    shape = (cost.num_systems or 1, 2, *model.event_shape)
+    x = torch.randn(shape, generator=generator, dtype=prior.dtype).to(prior.device)
+    values = cost(x)
+    if values.shape != shape[:2]:
+        raise InvalidInput(
+            f"The cost {cost!r} maps {shape} to {tuple(values.shape)}; expected {shape[:2]}."
+        )
+    if bool((torch.isnan(values) | torch.isneginf(values)).any()):
+        raise InvalidInput(
+            f"The cost {cost!r} is {values.flatten().tolist()} on standard normal events; a cost must "
+            "not be NaN or -inf (+inf is allowed and means impossible)."
+        )
+    if proposal.is_guided:
+        _check_gradient(cost, x, proposal)
+        _check_noise(model, x[:1, :1], proposal)
+
+
+def _check_gradient(cost: Any, x: Tensor, proposal: Any) -> None:
+    remedy = (
+        f"{proposal!r} follows the gradient of the cost {cost!r}, which cannot be differentiated. Use "
+        "proposals.Bootstrap(), which needs cost values only, or write the cost in torch operations."
+    )
+    try:
+        with torch.enable_grad():
+            differentiable = cost(x.clone().requires_grad_()).requires_grad
+    except RuntimeError as error:
+        raise InvalidInput(f"{remedy} ({error})") from error
+    if not differentiable:
+        raise InvalidInput(remedy)
+
+
+def _check_noise(model: Any, x: Tensor, proposal: Any) -> None:
+    for t, s in zip(model.levels[:-2], model.levels[1:-1], strict=True):
+        if model.kernel.step(x, x, t, s, None).is_dirac:
+            raise InvalidInput(
+                f"{model.kernel!r} has no noise in the step from time {t.time:.4g} to {s.time:.4g}, so "
+                f"the shift of the guided proposal {proposal!r} could not be weighted. Use "
+                "kernels.DDIM(eta=1.0) or another eta > 0, or proposals.Bootstrap()."
+            )

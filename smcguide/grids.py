@@ -1,0 +1,89 @@
+"""Time grids: which noise levels a run visits. A grid maps a schedule to K + 1 decreasing times.
+
+Every grid begins at (almost) pure noise and ends at time 0, data. With lam = sigma / alpha:
+
+    uniform     equal steps in the schedule's time
+    karras      equal steps in lam^(1/rho) (Karras et al., arXiv 2206.00364)
+    log_snr     equal steps in log-SNR (Lu et al., DPM-Solver, arXiv 2206.00927)
+    trailing    integer times T, T - T/K, ... of a DDPM table (Lin et al., arXiv 2305.08891)
+
+The last step of `karras` and `log_snr` goes from the schedule's `t_min` to 0.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smcguide.errors import InvalidInput
+from smcguide.schedules import DDPMTable, Schedule
+
+_LARGEST_RATIO = 1e3  # noise end of a grid in lam where the schedule has alpha = 0 there
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Base class: holds the number of steps K >= 2; `grid(schedule)` gives (K + 1,) float64 times."""
+
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 2:
+            raise InvalidInput(f"A grid needs at least 2 steps, got num_steps={self.num_steps}.")
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        raise NotImplementedError
+
+    def _from_log_snr(self, schedule: Schedule, log_snr: Tensor) -> Tensor:
+        times = torch.cat([schedule.time(log_snr), torch.zeros(1, dtype=torch.float64)])
+        times[-2] = schedule.t_min
+        return times
+
+
+def _ends(schedule: Schedule) -> tuple[float, float]:
+    """log-SNR at the noise end (finite) and at t_min."""
+    noisiest = max(float(schedule.log_snr(schedule.t_max)), -2 * math.log(_LARGEST_RATIO))
+    return noisiest, float(schedule.log_snr(schedule.t_min))
+
+
+@dataclass(frozen=True)
+class uniform(Grid):
+    """Equal steps in time from t_max to 0."""
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        return torch.linspace(schedule.t_max, 0.0, self.num_steps + 1, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class karras(Grid):
+    """Equal steps in lam^(1/rho) from the noise end to t_min, then 0."""
+
+    rho: float = 7.0
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        a, b = (math.exp(-e / 2 / self.rho) for e in _ends(schedule))
+        ratios = torch.linspace(a, b, self.num_steps, dtype=torch.float64) ** self.rho
+        return self._from_log_snr(schedule, -2 * ratios.log())
+
+
+@dataclass(frozen=True)
+class log_snr(Grid):
+    """Equal steps in log-SNR from the noise end to t_min, then 0."""
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        ends = torch.linspace(*_ends(schedule), self.num_steps, dtype=torch.float64)
+        return self._from_log_snr(schedule, ends)
+
+
+@dataclass(frozen=True)
+class trailing(Grid):
+    """Integer times of a `DDPMTable`, from its last entry down, then 0."""
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        if not isinstance(schedule, DDPMTable) or self.num_steps > schedule.t_max:
+            raise InvalidInput(
+                f"trailing({self.num_steps}) needs a DDPMTable with at least that many entries, "
+                f"got {schedule!r}; use grids.uniform or grids.karras."
+            )
+        return torch.linspace(schedule.t_max, 0, self.num_steps + 1, dtype=torch.float64).round()

@@ -1,0 +1,6 @@
+"""Base reverse kernels p(x_s | x_t)."""
+
+from smcguide.kernels.base import Kernel
+from smcguide.kernels.ddim import DDIM, DDPM
+
+__all__ = ["DDIM", "DDPM", "Kernel"]

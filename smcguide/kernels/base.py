@@ -1,0 +1,30 @@
+"""A kernel is the base reverse step p(x_s | x_t) of the prior's chain, s < t: a Gaussian whose mean
+may use the denoiser's x0_hat and what the kernel itself remembered of earlier steps."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from smcguide.records import Gaussian, Level
+
+
+class Kernel(ABC):
+    """Base class of reverse kernels; concrete ones are frozen dataclasses."""
+
+    @abstractmethod
+    def step(
+        self, x: Tensor, x0_hat: Tensor, t: Level, s: Level, memory: Tensor | None
+    ) -> Gaussian:
+        """p(x_s | x_t).
+
+        Arguments:
+            x: (S, N, *E) states at level t.
+            x0_hat: (S, N, *E) denoiser's output there.
+            t, s: levels, s less noisy; s may be data (sigma = 0).
+            memory: the `memory` of this kernel's previous Gaussian, gathered with the particles;
+                None at the first step and for kernels without history.
+
+        Returns:
+            The Gaussian; its `std` is a float wherever one number serves all particles, and exactly
+            0.0 where the step is deterministic.
+        """

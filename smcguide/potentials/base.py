@@ -1,0 +1,55 @@
+"""A potential is a value log psi_t(x_t): the author's guess of log E[exp(-C(x_0)) | x_t].
+
+Any positive function is legal: the library divides psi_t out again, so a bad guess costs variance and
+never exactness. At the last level the library uses -C itself. A value is a differentiable function of
+the look (x, x0_hat, t); row i depends on particle i only. A complete potential:
+
+    >>> from dataclasses import dataclass
+    >>> from smcguide.potentials import Potential
+    >>> @dataclass(frozen=True)
+    ... class Timid(Potential):
+    ...     def log_value(self, look):
+    ...         return -0.1 * self.cost(look.x0_hat)
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from torch import Tensor
+
+from smcguide.records import Level, Look, Moments
+
+
+@dataclass(frozen=True)
+class Potential(ABC):
+    """Base class of potentials; concrete ones are frozen dataclasses.
+
+    Attributes:
+        cost: the terminal cost, filled in by `bind`.
+        needs_moments: whether `bind` wants the prior's mean and covariance.
+    """
+
+    cost: Any = field(default=None, init=False, repr=False)
+    needs_moments = False
+
+    def bind(self, cost: Any, event_shape: tuple[int, ...], moments: Moments | None) -> Self:
+        """The potential of this cost; called once, when the model is built.
+
+        Arguments:
+            cost: the `TerminalCost`.
+            event_shape: shape of one event.
+            moments: the prior's moments if `needs_moments`.
+        """
+        bound = replace(self)
+        object.__setattr__(bound, "cost", cost)
+        return bound
+
+    @abstractmethod
+    def log_value(self, look: Look) -> Tensor:
+        """log psi_t, shape (S, N), float64, finite, at a level with sigma > 0."""
+
+
+def signal_fraction(t: Level) -> float:
+    """alpha^2 / (alpha^2 + sigma^2): 0 at pure noise, 1 at data."""
+    return t.alpha**2 / (t.alpha**2 + t.sigma**2)

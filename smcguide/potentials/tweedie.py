@@ -1,0 +1,28 @@
+"""T1: log psi_t = -l_t C(D(x_t)), the cost of the denoiser's estimate, for any cost.
+
+At high noise the estimate is far from the data and the cost over-confident, so the strength l_t must
+rise from small values to 1. (Wu et al., TDS, arXiv 2306.17775, has l_t = 1.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from smcguide.potentials.base import Potential, signal_fraction
+from smcguide.records import Level, Look
+
+
+@dataclass(frozen=True)
+class Tweedie(Potential):
+    """The cost at the denoised estimate, with a strength.
+
+    Arguments:
+        strength: l_t, a number or a function of the level.
+    """
+
+    strength: float | Callable[[Level], float] = signal_fraction
+
+    def log_value(self, look: Look) -> Tensor:
+        strength = self.strength if isinstance(self.strength, float | int) else self.strength(look.t)
+        return -strength * self.cost(look.x0_hat).double()

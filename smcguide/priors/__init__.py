@@ -1,0 +1,16 @@
+"""Diffusion priors: a denoiser E[x_0 | x_t] and its schedule."""
+
+from smcguide.priors.base import Prior
+from smcguide.priors.diffusers import from_diffusers
+from smcguide.priors.embedded import load
+from smcguide.priors.mixture import EmpiricalPrior, GaussianMixture
+from smcguide.priors.network import NetworkPrior
+
+__all__ = [
+    "EmpiricalPrior",
+    "GaussianMixture",
+    "NetworkPrior",
+    "Prior",
+    "from_diffusers",
+    "load",
+]

@@ -1,0 +1,101 @@
+"""A prior is a denoiser and its schedule: E[x_0 | x_t] of a pretrained diffusion model.
+
+Nothing else is asked of it. A complete prior, here N(0, I) on R^2, whose denoiser is
+alpha x / (alpha^2 + sigma^2):
+
+    >>> import torch
+    >>> from smcguide.priors import Prior
+    >>> from smcguide.schedules import VP
+    >>> class StandardNormal(Prior):
+    ...     schedule, event_shape = VP(), (2,)
+    ...     dtype, device = torch.float64, torch.device("cpu")
+    ...     def denoise(self, x, t):
+    ...         level = self.schedule.level(t)
+    ...         return level.alpha * x / (level.alpha**2 + level.sigma**2)
+    >>> StandardNormal().denoise(torch.ones(3, 2), 0.0)[0]
+    tensor([1., 1.])
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from smcguide.errors import InvalidInput
+from smcguide.records import Level, Moments
+from smcguide.schedules import Schedule
+
+
+def require_float(dtype: torch.dtype, who: str) -> torch.dtype:
+    """States are float32 or float64; half precision belongs inside the network only.
+
+    Raises:
+        InvalidInput: for any other dtype.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise InvalidInput(
+            f"{who}: the particles' dtype must be torch.float32 or torch.float64, got {dtype}. A "
+            "half-precision network is fine: keep the network's parameters in half precision and "
+            "the prior's dtype at torch.float32; the library casts around the network."
+        )
+    return dtype
+
+
+class Prior(ABC):
+    """A diffusion prior.
+
+    Attributes:
+        schedule: the noise schedule the denoiser was trained for.
+        event_shape: shape E of one event.
+        dtype: dtype of the particles, float32 or float64.
+        device: where the particles live.
+    """
+
+    schedule: Schedule
+    event_shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    _moments: Moments | None = None
+
+    @abstractmethod
+    def denoise(self, x: Tensor, t: float) -> Tensor:
+        """E[x_0 | x_t = x].
+
+        Arguments:
+            x: (M, *E) states of the prior's dtype and device.
+            t: time in the schedule's own units.
+
+        Returns:
+            (M, *E).
+        """
+
+    def initial(self, num: int, t: Level, generator: torch.Generator) -> Tensor:
+        """Draws (num, *E) from the law at the noise end, here N(0, sigma_t^2 I)."""
+        shape = (num, *self.event_shape)
+        z = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
+        return t.sigma * z
+
+    def moments(self) -> Moments | None:
+        """Mean and covariance of the data law where they are known, else None."""
+        return None if self._moments is None else self._moments.to(self.device)
+
+    def remember(self, moments: Moments) -> None:
+        """Keep moments that were estimated from draws, so that it is done once."""
+        self._moments = moments
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """A copy whose particles live on `device` with `dtype`.
+
+        Raises:
+            InvalidInput: for a half-precision dtype.
+        """
+        moved = copy.copy(self)
+        if dtype is not None:
+            moved.dtype = require_float(dtype, f"{type(self).__name__}.to")
+        if device is not None:
+            moved.device = torch.device(device)
+        return moved

@@ -1,0 +1,221 @@
+r"""Gaussian mixtures: a prior for which everything is known.
+
+    p(x_0) = sum_k w_k N(m_k, S_k),     x_t | k ~ N(alpha m_k, alpha^2 S_k + sigma^2 I)
+
+With S_k = U_k diag(v_k) U_k^T and responsibilities r_k(x_t), the denoiser is
+
+    D(x) = sum_k r_k [ m_k + U_k diag(alpha v_k / (alpha^2 v_k + sigma^2)) U_k^T (x - alpha m_k) ].
+
+A linear-Gaussian measurement y = A x_0 + n maps the mixture to another mixture (Kalman update of each
+component, reweighted by its own evidence), so posterior and evidence are exact. Internals are float64.
+"""
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from smcguide.errors import InvalidInput
+from smcguide.priors.base import Prior, require_float
+from smcguide.records import Level, Moments
+from smcguide.schedules import VP, Schedule
+from smcguide.weights import log_sum_exp
+
+
+class GaussianMixture(Prior):
+    """Mixture of K Gaussians with its exact denoiser, marginals, posterior and evidence.
+
+    Arguments:
+        weights: (K,) nonnegative, normalised here.
+        means: (K, *E); their dtype (float32 or float64) is that of the particles.
+        covariances: (d, d) shared or (K, d, d), d = prod(E); exclusive with `scale`.
+        scale: standard deviation, a float or (K,) for isotropic components.
+        schedule: noise schedule, default VP().
+
+    Raises:
+        InvalidInput: for shapes that do not fit, negative weights, covariances not positive.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        means: Tensor,
+        covariances: Tensor | None = None,
+        scale: float | Tensor | None = None,
+        *,
+        schedule: Schedule | None = None,
+    ) -> None:
+        self.schedule = schedule or VP()
+        self.event_shape = tuple(means.shape[1:])
+        self.dtype = require_float(means.dtype, "GaussianMixture")
+        self.device = means.device
+        self._m = means.detach().flatten(1).double()
+        K, d = self._m.shape
+        w = torch.as_tensor(weights, dtype=torch.float64, device=self.device)
+        if w.shape != (K,) or not bool((w >= 0).all()) or not float(w.sum()) > 0:
+            raise InvalidInput(
+                f"GaussianMixture: weights must be {K} nonnegative numbers, one per mean "
+                f"(means have shape {tuple(means.shape)}), got shape {tuple(w.shape)}."
+            )
+        self._log_w = torch.log(w / w.sum())
+        self._v, self._U = self._spectrum(covariances, scale, K, d)
+
+    def _spectrum(
+        self, cov: Tensor | None, scale: float | Tensor | None, K: int, d: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Eigenvalues (1 or K, d) and eigenvectors (1 or K, d, d), None for isotropic."""
+        if (cov is None) == (scale is None):
+            raise InvalidInput("GaussianMixture: give either covariances or scale, not both or none.")
+        if scale is not None:
+            s = torch.as_tensor(scale, dtype=torch.float64, device=self.device)
+            if s.shape not in [(), (K,)] or not bool((s >= 0).all()):
+                raise InvalidInput(f"GaussianMixture: scale must be >= 0, a float or ({K},).")
+            return (s**2).reshape(-1, 1).expand(-1, d), None
+        full = torch.as_tensor(cov, dtype=torch.float64, device=self.device)
+        if full.shape not in [(d, d), (K, d, d)]:
+            raise InvalidInput(
+                f"GaussianMixture: covariances must be ({d}, {d}) or ({K}, {d}, {d}) over flattened "
+                f"events, got {tuple(full.shape)}."
+            )
+        v, U = torch.linalg.eigh(full.reshape(-1, d, d))
+        if float(v.min()) < -1e-9 * float(v.max()):
+            raise InvalidInput(f"GaussianMixture: a covariance has eigenvalue {float(v.min()):.3g}.")
+        return v.clamp(min=0), U
+
+    def _components(self, x: Tensor, t: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log r_k + log p(x_t) (M, K); x in eigenbasis (M, 1 or K, d); means there; marginal var."""
+        z, m = x[:, None], self._m
+        if self._U is not None:
+            z = torch.einsum("md,kde->mke", x, self._U)
+            m = torch.einsum("kd,kde->ke", m, self._U.expand(len(m), -1, -1))
+        var = t.alpha**2 * self._v + t.sigma**2
+        if len(self._v) == 1:  # one shared metric: a matrix product instead of (M, K, d) differences
+            zs, ms = z[:, 0] * var.rsqrt(), t.alpha * m * var.rsqrt()
+            square = zs.square().sum(-1)[:, None] + ms.square().sum(-1) - 2 * zs @ ms.T
+        else:
+            square = ((z - t.alpha * m) ** 2 / var).sum(-1)
+        log_norm = -0.5 * torch.log(2 * math.pi * var).sum(-1)
+        return self._log_w + log_norm - square / 2, z, m, var
+
+    def denoise(self, x: Tensor, t: float) -> Tensor:
+        level = self.schedule.level(t)
+        log_joint, z, m, var = self._components(x.flatten(1).double(), level)
+        r = torch.softmax(log_joint, -1)
+        gain = level.alpha * self._v / var
+        if len(self._v) == 1:
+            mean = (r @ m)[:, None]
+            D = mean + gain * (z - level.alpha * mean)
+            D = D[:, 0] if self._U is None else D[:, 0] @ self._U[0].T
+        else:
+            D = m + gain * (z - level.alpha * m)
+            if self._U is not None:
+                D = torch.einsum("mke,kde->mkd", D, self._U)
+            D = torch.einsum("mk,mkd->md", r, D)
+        return D.reshape(x.shape).to(x.dtype)
+
+    def log_prob(self, x: Tensor, t: float = 0.0) -> Tensor:
+        """Log-density (M,) float64 of the noised marginal at time t (t = 0: the data law)."""
+        return log_sum_exp(self._components(x.flatten(1).double(), self.schedule.level(t))[0])
+
+    def score(self, x: Tensor, t: float) -> Tensor:
+        """Gradient of log p_t at x, (M, *E), for t > 0."""
+        level = self.schedule.level(t)
+        return (level.alpha * self.denoise(x, t) - x) / level.sigma**2
+
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Exact draws (num, *E) from the data law."""
+        if generator is None:
+            generator = torch.Generator(self.device).manual_seed(0)
+        k = torch.multinomial(self._log_w.exp(), num, replacement=True, generator=generator)
+        z = torch.randn(
+            num, self._m.shape[1], generator=generator, dtype=torch.float64, device=self.device
+        )
+        z = z * self._v.expand(len(self._m), -1)[k].sqrt()
+        if self._U is not None:
+            U = self._U[0] if len(self._U) == 1 else self._U[k]
+            z = z @ U.T if U.ndim == 2 else torch.einsum("me,mde->md", z, U)
+        return (self._m[k] + z).reshape(num, *self.event_shape).to(self.dtype)
+
+    def initial(self, num: int, t: Level, generator: torch.Generator) -> Tensor:
+        """Exact draws from the marginal at level t."""
+        return t.alpha * self.sample(num, generator) + super().initial(num, t, generator)
+
+    def _covariances(self) -> Tensor:
+        if self._U is None:
+            return torch.diag_embed(self._v)
+        return torch.einsum("kde,ke,kfe->kdf", self._U, self._v, self._U)
+
+    def moments(self) -> Moments:
+        w = self._log_w.exp()
+        mean = w @ self._m
+        centred = self._m - mean
+        within = self._covariances()
+        within = within[0] if len(within) == 1 else torch.einsum("k,kde->de", w, within)
+        v, U = torch.linalg.eigh(within + centred.T @ (w[:, None] * centred))
+        return Moments(mean, v.clamp(min=0), U)
+
+    def posterior(self, A: Tensor, y: Tensor, noise_std: float | Tensor) -> "GaussianMixture":
+        """Law of x_0 given y = A x_0 + noise_std n, exactly.
+
+        Arguments:
+            A: (m, d) over flattened events.  y: (m,).  noise_std: a float or (m,), positive.
+        """
+        A, y, S, log_evidence = self._update(A, y, noise_std)
+        cov = self._covariances()
+        gain = torch.linalg.solve(S, A @ cov).mT
+        means = self._m + torch.einsum("...dm,...m->...d", gain, y - self._m @ A.T)
+        cov = cov - gain @ A @ cov
+        post = GaussianMixture(
+            torch.softmax(log_evidence, 0),
+            means.reshape(-1, *self.event_shape),
+            (cov + cov.mT)[0] / 2 if len(cov) == 1 else (cov + cov.mT) / 2,
+            schedule=self.schedule,
+        )
+        return post.to(dtype=self.dtype)
+
+    def log_evidence(self, A: Tensor, y: Tensor, noise_std: float | Tensor) -> Tensor:
+        """log p(y) for y = A x_0 + noise_std n, exactly; arguments as in `posterior`."""
+        return log_sum_exp(self._update(A, y, noise_std)[3])
+
+    def _update(
+        self, A: Tensor, y: Tensor, noise_std: float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A, y in float64, S = A Sigma A^T + noise (1 or K, m, m), log w_k + log N(y; A m_k, S)."""
+        A = A.to(self.device, torch.float64)
+        y = y.to(self.device, torch.float64)
+        std = torch.as_tensor(noise_std, dtype=torch.float64, device=self.device).expand(len(y))
+        S = A @ self._covariances() @ A.T + torch.diag(std**2)
+        law = torch.distributions.MultivariateNormal(self._m @ A.T, S, validate_args=False)
+        return A, y, S, self._log_w + law.log_prob(y)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        moved = super().to(device, dtype)
+        moved._m, moved._log_w = self._m.to(moved.device), self._log_w.to(moved.device)
+        moved._v = self._v.to(moved.device)
+        moved._U = None if self._U is None else self._U.to(moved.device)
+        return moved
+
+    def __repr__(self) -> str:
+        K = len(self._m)
+        return f"{type(self).__name__}({K} components, event {self.event_shape}, {self.schedule})"
+
+
+class EmpiricalPrior(GaussianMixture):
+    """Kernel density of a data set: every datum carries N(datum, bandwidth^2 I).
+
+    Its denoiser is exact (one mean-shift step), and so are posterior and evidence.
+
+    Arguments:
+        data: (K, *E), float32 or float64.
+        bandwidth: kernel standard deviation in data units, >= 0.
+        schedule: noise schedule, default VP().
+    """
+
+    def __init__(
+        self, data: Tensor, bandwidth: float, *, schedule: Schedule | None = None
+    ) -> None:
+        ones = torch.ones(len(data), dtype=torch.float64)
+        super().__init__(ones, data, scale=bandwidth, schedule=schedule)

@@ -1,0 +1,130 @@
+r"""Any pretrained network as a prior: one conversion from what it predicts to D = E[x_0 | x_t].
+
+With x_t = alpha x_0 + sigma eps (guidance in the schedule's time, prime = d/dt):
+
+    epsilon    D = (x - sigma e) / alpha
+    sample     D = F
+    v          D = (alpha x - sigma v) / (alpha^2 + sigma^2)             v = alpha eps - sigma x_0
+    score      D = (x + sigma^2 s) / alpha
+    velocity   D = (sigma' x - sigma u) / (alpha sigma' - alpha' sigma)   u = alpha' x_0 + sigma' eps
+    edm        D = c_skip x + c_out F(c_in x, log(lam) / 4), x in units of alpha, data std `sigma_data`
+
+References: Salimans, Ho (arXiv 2202.00512), v; Karras et al. (arXiv 2206.00364), edm; Lipman et al.
+(arXiv 2210.02747), velocity.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from smcguide.errors import InvalidInput
+from smcguide.priors.base import Prior, require_float
+from smcguide.schedules import DDPMTable, Schedule
+
+Prediction = Literal["epsilon", "sample", "v", "velocity", "score", "edm"]
+
+
+class NetworkPrior(Prior):
+    """A network and its schedule as a prior.
+
+    Arguments:
+        net: (a module is put into evaluation mode) called as net(x, time) with x (M, *E) and time (M,), both in the network's own dtype;
+            returns a tensor (or an object with `.sample`) of shape (M, *E). A network with twice the
+            channels (learned variance) is cut to the first half.
+        schedule: the schedule it was trained with.
+        prediction: what it predicts, see the module docstring.
+        event_shape: shape of one event.
+        time_input: maps a time to what the network is conditioned on. Default: the time itself; time
+            minus one for a `DDPMTable` (its entry number); log(lam) / 4 for "edm".
+        clip: (low, high) clamp of D, part of the prior's definition, or None.
+        sigma_data: data standard deviation of the "edm" preconditioning.
+        dtype: dtype of the particles; the network may be in half precision.
+
+    Raises:
+        InvalidInput: for an unknown prediction or a half-precision particle dtype.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module | Callable[[Tensor, Tensor], Any],
+        schedule: Schedule,
+        prediction: Prediction,
+        event_shape: Sequence[int],
+        *,
+        time_input: Callable[[float], float] | None = None,
+        clip: tuple[float, float] | None = None,
+        sigma_data: float = 0.5,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if prediction not in get_args(Prediction):
+            raise InvalidInput(
+                f"NetworkPrior: unknown prediction {prediction!r}; use one of {get_args(Prediction)}."
+            )
+        self.net, self.schedule, self.prediction = net, schedule, prediction
+        self.event_shape = tuple(event_shape)
+        self.dtype = require_float(dtype, "NetworkPrior")
+        self.time_input, self.clip, self.sigma_data = time_input, clip, sigma_data
+        parameter = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+        self.device = torch.device("cpu") if parameter is None else parameter.device
+        self._net_dtype = dtype if parameter is None else parameter.dtype
+        if isinstance(net, nn.Module):
+            net.eval()
+
+    def _conditioning(self, t: float, ratio: float) -> float:
+        if self.time_input is not None:
+            return self.time_input(t)
+        if self.prediction == "edm":
+            return math.log(ratio) / 4
+        return t - 1 if isinstance(self.schedule, DDPMTable) else t
+
+    def _call(self, x: Tensor, conditioning: float) -> Tensor:
+        """The network's raw output (M, *E): the one cast around it."""
+        time = torch.full((len(x),), conditioning, dtype=self._net_dtype, device=x.device)
+        out = self.net(x.to(self._net_dtype), time)
+        out = getattr(out, "sample", out)
+        if out.ndim > 1 and out.shape[1] == 2 * x.shape[1]:
+            out = out[:, : x.shape[1]]
+        if out.shape != x.shape:
+            raise InvalidInput(
+                f"The network maps {tuple(x.shape)} to {tuple(out.shape)}; a prior over events "
+                f"{self.event_shape} needs an output of the shape of its input."
+            )
+        return out.to(x.dtype)
+
+    def denoise(self, x: Tensor, t: float) -> Tensor:
+        level = self.schedule.level(t)
+        alpha, sigma = level.alpha, level.sigma
+        if self.prediction == "edm":
+            sd, lam = self.sigma_data, level.ratio
+            norm = math.sqrt(lam**2 + sd**2)
+            F = self._call(x / (alpha * norm), self._conditioning(t, lam))
+            D = (sd / norm) ** 2 * x / alpha + lam * sd / norm * F
+        else:
+            out = self._call(x, self._conditioning(t, level.ratio))
+            if self.prediction == "epsilon":
+                D = (x - sigma * out) / alpha
+            elif self.prediction == "sample":
+                D = out
+            elif self.prediction == "v":
+                D = (alpha * x - sigma * out) / (alpha**2 + sigma**2)
+            elif self.prediction == "score":
+                D = (x + sigma**2 * out) / alpha
+            else:
+                d_alpha, d_sigma = self.schedule.rates(t)
+                D = (d_sigma * x - sigma * out) / (alpha * d_sigma - d_alpha * sigma)
+        return D if self.clip is None else D.clamp(*self.clip)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        moved = super().to(device, dtype)
+        if device is not None and isinstance(self.net, nn.Module):
+            moved.net = self.net.to(device)
+        return moved
+
+    def __repr__(self) -> str:
+        net = type(self.net).__name__
+        return f"NetworkPrior({net}, {self.schedule}, {self.prediction!r}, event {self.event_shape})"

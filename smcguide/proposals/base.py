@@ -1,0 +1,89 @@
+"""A proposal replaces the base kernel of one step by another Gaussian.
+
+It may use the base kernel, what the last network call taught (`look`), and the `step`, which answers
+noise-free questions about other states. It never samples and never weighs: the library draws the
+noise and divides the densities, so any proposal leaves the answer exact. It must be a function of
+each particle's own past: sums over particles in a loss are fine, means and shared norms are not.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from smcguide.records import Gaussian, Level, Look, Moments
+from smcguide.schedules import Schedule
+
+
+Linearised = tuple[Tensor, Callable[[Tensor], Tensor]]
+
+
+class Step(Protocol):
+    """What a proposal may ask about the step t -> s for a chunk of particles."""
+
+    @property
+    def t(self) -> Level:
+        """The level left."""
+
+    @property
+    def s(self) -> Level:
+        """The level entered."""
+
+    @property
+    def memory(self) -> Tensor | None:
+        """The `memory` of this proposal's previous Gaussian for these particles, or None."""
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run's steps already taken, in [0, 1)."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The prior's noise schedule."""
+
+    def look_at(self, x: Tensor, guide: Any = None) -> Look:
+        """One network call at (x, t): the look, with the potential's value (or the guide's)."""
+
+    def base_of(self, x: Tensor, x0_hat: Tensor) -> Gaussian:
+        """The base kernel for states x whose denoised estimate is x0_hat; no network call."""
+
+    def base_at(self, x: Tensor) -> Gaussian:
+        """The base kernel at x, one network call."""
+
+    def cost(self, x0: Tensor) -> Tensor:
+        """The terminal cost (S, N) of events x0."""
+
+    def gradient(self, f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+        """Gradient of the sum over particles of f(u), f: (S, N, *E) -> (S, N)."""
+
+    def linearise(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Linearised:
+        """f(x) and the map v -> (df/dx)^T v."""
+
+
+class Proposal(ABC):
+    """Base class of proposals; concrete ones are frozen dataclasses.
+
+    Attributes:
+        is_guided: False only if the proposal always returns the base kernel.
+        needs_gradient: whether `look.grad` is wanted.
+    """
+
+    is_guided: bool = True
+    needs_gradient: bool = False
+
+    def bind(self, cost: Any, event_shape: tuple[int, ...], moments: Moments | None) -> Self:
+        """The proposal for this cost; called once. Proposals with a potential of their own bind it."""
+        return self
+
+    @abstractmethod
+    def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
+        """q(x_s | x_t), a Gaussian with the base's event shape."""
+
+
+def within_trust(delta: Tensor, std: float | Tensor, radius: float) -> Tensor:
+    """Shrink each particle's shift delta (S, N, *E) to |delta / std| <= radius."""
+    norm = (delta / std).flatten(2).norm(dim=-1)
+    factor = (radius / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
+    return delta * factor.reshape(*factor.shape, *[1] * (delta.ndim - 2))

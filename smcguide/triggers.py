@@ -1,0 +1,52 @@
+"""When to resample. A trigger maps (step, log_w) to a boolean mask over systems, (S,), or to a plain
+bool where the answer does not depend on the weights. `step` counts transitions from 0."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from smcguide import weights
+from smcguide.errors import InvalidInput
+
+Trigger = Callable[[int, Tensor], Tensor | bool]
+
+
+@dataclass(frozen=True)
+class always:
+    """Resample before every step."""
+
+    def __call__(self, step: int, log_w: Tensor) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class never:
+    """Importance sampling: no resampling at all."""
+
+    def __call__(self, step: int, log_w: Tensor) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class ess_below:
+    """Resample the systems whose ESS is below `fraction` of N, fraction in (0, 1]."""
+
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise InvalidInput(f"ess_below: fraction must be in (0, 1], got {self.fraction}.")
+
+    def __call__(self, step: int, log_w: Tensor) -> Tensor:
+        return weights.ess(log_w) < self.fraction * log_w.shape[-1]
+
+
+@dataclass(frozen=True)
+class at_steps:
+    """Resample before the listed steps."""
+
+    steps: Sequence[int]
+
+    def __call__(self, step: int, log_w: Tensor) -> bool:
+        return step in self.steps

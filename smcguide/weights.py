@@ -1,0 +1,66 @@
+"""Arithmetic of log-weights: the only logsumexp of the package.
+
+A population carries log-weights log w of shape (S, N), float64, unnormalised. With W = w / sum w
+
+    log-mean     log (1/N) sum w                      the evidence increment
+    ESS          (sum w)^2 / sum w^2                  between 1 and N
+    CESS         N (sum W v)^2 / sum W v^2            one step's discrepancy, v the incremental weights
+
+Everything reduces over the last axis. -inf is a legal log-weight (a dead particle).
+
+References: Kong, Liu, Wong (1994) for ESS; Zhou, Johansen, Aston, "Toward automatic model comparison:
+an adaptive sequential Monte Carlo approach" (arXiv 1303.3123) for CESS.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def log_sum_exp(a: Tensor, dim: int = -1) -> Tensor:
+    """log sum exp(a) along `dim`; -inf where every entry is -inf."""
+    return torch.logsumexp(a, dim)
+
+
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    """log of the mean weight, shape (S,)."""
+    return log_sum_exp(log_w) - math.log(log_w.shape[-1])
+
+
+def normalise(log_w: Tensor) -> Tensor:
+    """Normalised weights W, shape (S, N), float64, summing to one."""
+    return torch.softmax(log_w.double(), -1)
+
+
+def ess(log_w: Tensor) -> Tensor:
+    """Effective sample size, shape (S,): a difference of two logsumexps, safe for any scale."""
+    return torch.exp(2 * log_sum_exp(log_w) - log_sum_exp(2 * log_w))
+
+
+def cess(log_w: Tensor, log_v: Tensor) -> Tensor:
+    """Conditional ESS of incremental weights `log_v` given the previous weights `log_w`, shape (S,)."""
+    log_W = log_w - log_sum_exp(log_w)[..., None]
+    log_ratio = 2 * log_sum_exp(log_W + log_v) - log_sum_exp(log_W + 2 * log_v)
+    return log_w.shape[-1] * torch.exp(log_ratio)
+
+
+def inverse_cdf(log_w: Tensor, points: Tensor) -> Tensor:
+    """Ancestors of `points` in [0, 1) under the weights' distribution function.
+
+    Arguments:
+        log_w: (S, N) log-weights, any float dtype.
+        points: (S, M) points of the unit interval.
+
+    Returns:
+        (S, M) indices; point u gets the first i with W_0 + ... + W_i > u. The distribution function
+        is summed in float64 and closed on the last positive weight, so that rounding can neither run
+        past the end nor choose a particle of weight zero.
+    """
+    W = normalise(log_w)
+    cdf = W.cumsum(-1)
+    cdf = cdf / cdf[..., -1:]
+    index = torch.searchsorted(cdf, points.double(), right=True).clamp_(max=W.shape[-1] - 1)
+    here = torch.arange(W.shape[-1], device=W.device).expand_as(W)
+    last_alive = torch.where(W > 0, here, 0).cummax(-1).values
+    return last_alive.gather(-1, index)
