@@ -1,4 +1,4 @@
-"""Unguided draws from a prior's own chain, and the moments estimated from them."""
+"""Unguided draws from a prior's own chain, and the rehearsal made of them."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,11 @@ from torch import Tensor
 from smcguide.kernels.base import Kernel
 from smcguide.priors.base import Prior
 from smcguide.records import Level, Moments
+from smcguide.rehearsal import Rehearsal
 
-_NUM_DRAWS, _NUM_STEPS, _LARGEST_FULL = 512, 32, 1024
+_NUM_DRAWS, _NUM_STEPS, _NUM_LEVELS = 512, 32, 24
+_LARGEST_FULL = 1024  # dimensions with a full covariance
+_LARGEST_BANK = 2**25  # numbers kept
 
 
 @torch.no_grad()
@@ -19,7 +22,7 @@ def draw(
     levels: Sequence[Level],
     num: int,
     generator: torch.Generator,
-    chunk_size: int = 256,
+    chunk_size: int = 512,
 ) -> Tensor:
     """(num, *E) draws from the prior by its reverse chain through `levels`.
 
@@ -30,34 +33,59 @@ def draw(
         generator: on the prior's device.
         chunk_size: largest batch in the network.
     """
-    x = prior.initial(num, levels[0], generator)[None]
-    memory = None
+    x, memory = prior.initial(num, levels[0], generator)[None], None
     for t, s in zip(levels[:-1], levels[1:], strict=True):
-        x0_hat = torch.cat([prior.denoise(c, t.time) for c in x[0].split(chunk_size)])[None]
-        base = kernel.step(x, x0_hat, t, s, memory)
+        base = kernel.step(x, _denoise(prior, x[0], t, chunk_size)[None], t, s, memory)
         z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         x, memory = base.sample(z), base.memory
     return x[0]
 
 
-def estimate_moments(prior: Prior, kernel: Kernel, levels: Sequence[Level]) -> Moments:
-    """Mean and covariance of the prior from 512 draws of a chain of about 32 steps, kept by the prior.
+@torch.no_grad()
+def rehearse(
+    prior: Prior, kernel: Kernel, levels: Sequence[Level], chunk_size: int = 512
+) -> Rehearsal:
+    """A rehearsal of the prior over a run's levels, kept by the prior for the next run.
 
-    The covariance is full up to 1024 dimensions, shrunk towards its diagonal by d / (n + d), and
-    diagonal beyond.
+    512 draws (fewer in very high dimension): exact where the prior can sample, else by a chain of
+    about 32 of the levels; then one denoising of each draw at 24 levels.
     """
+    span = (levels[0].time, levels[-2].time)
+    if prior.rehearsal is not None and prior.rehearsal[0] == span:
+        return prior.rehearsal[1]
     generator = torch.Generator(prior.device).manual_seed(0)
-    stride = max(1, (len(levels) - 1) // _NUM_STEPS)
-    coarse = [*levels[:-2:stride], *levels[-2:]]
-    x = draw(prior, kernel, coarse, _NUM_DRAWS, generator).flatten(1).double()
+    size = max(1, torch.Size(prior.event_shape).numel())
+    num = max(8, min(_NUM_DRAWS, _LARGEST_BANK // (size * _NUM_LEVELS)))
+    x0 = prior.exact_draws(num, generator)
+    if x0 is None:
+        coarse = [*levels[: -2 : max(1, (len(levels) - 1) // _NUM_STEPS)], *levels[-2:]]
+        x0 = draw(prior, kernel, coarse, num, generator, chunk_size)
+    bank = [*levels[: -2 : max(1, (len(levels) - 1) // _NUM_LEVELS)], levels[-2]]
+    x0_hat = []
+    for t in reversed(bank):
+        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        x0_hat.append(_denoise(prior, t.alpha * x0 + t.sigma * z, t, chunk_size))
+    log_snr = prior.schedule.log_snr(torch.tensor([t.time for t in reversed(bank)]))
+    made = Rehearsal(
+        prior.moments() or _estimate(x0), x0, log_snr.flip(0), torch.stack(x0_hat).flip(0)
+    )
+    prior.rehearsal = (span, made)
+    return made
+
+
+def _denoise(prior: Prior, x: Tensor, t: Level, chunk_size: int) -> Tensor:
+    return torch.cat([prior.denoise(c, t.time) for c in x.split(chunk_size)])
+
+
+def _estimate(x0: Tensor) -> Moments:
+    """Mean and covariance of draws (n, *E), shrunk towards the diagonal by d / (n + d); diagonal
+    beyond 1024 dimensions."""
+    x = x0.flatten(1).double()
     n, d = x.shape
     mean, variance = x.mean(0), x.var(0)
     if d > _LARGEST_FULL:
-        moments = Moments(mean, variance)
-    else:
-        shrink = d / (n + d)
-        covariance = (1 - shrink) * torch.cov(x.T).reshape(d, d) + shrink * torch.diag(variance)
-        v, U = torch.linalg.eigh(covariance)
-        moments = Moments(mean, v.clamp(min=0), U)
-    prior.remember(moments)
-    return moments
+        return Moments(mean, variance)
+    shrink = d / (n + d)
+    covariance = (1 - shrink) * torch.cov(x.T).reshape(d, d) + shrink * torch.diag(variance)
+    v, U = torch.linalg.eigh(covariance)
+    return Moments(mean, v.clamp(min=0), U)

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from smcguide.boundary import dry_run, resolve_times
 from smcguide.costs.base import TerminalCost, as_cost
-from smcguide.draws import estimate_moments
+from smcguide.draws import rehearse
 from smcguide.errors import InvalidInput
 from smcguide.feynman_kac import FeynmanKac, Propagated
 from smcguide.grids import Grid
@@ -27,7 +27,8 @@ from smcguide.kernels.base import Kernel
 from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior
 from smcguide.proposals.base import Linearised, Proposal
-from smcguide.records import Gaussian, Level, Look, Moments
+from smcguide.records import Gaussian, Level, Look
+from smcguide.rehearsal import Rehearsal
 from smcguide.schedules import Schedule
 
 Carry = Mapping[str, Tensor]
@@ -45,8 +46,7 @@ class GuidedDiffusion(FeynmanKac):
         proposal: replaces the kernel.
         chunk_size: largest number of particles in the network at once (never fewer than one per
             system); None for all. Results do not depend on it beyond the network's own rounding.
-        moments: the prior's mean and covariance for potentials that need them; default: what the
-            prior knows, else estimated from draws.
+        rehearsal: what kernels and potentials may know of the prior; default: made when needed.
 
     Attributes:
         evaluations: network_forward, network_backward and cost evaluations so far, per particle.
@@ -65,7 +65,7 @@ class GuidedDiffusion(FeynmanKac):
         potential: Potential,
         proposal: Proposal,
         chunk_size: int | None = None,
-        moments: Moments | None = None,
+        rehearsal: Rehearsal | None = None,
     ) -> None:
         if chunk_size is not None and chunk_size < 1:
             raise InvalidInput(f"chunk_size must be at least 1 or None, got {chunk_size}.")
@@ -78,10 +78,12 @@ class GuidedDiffusion(FeynmanKac):
         self.evaluations: Counter[str] = Counter()
         self.parts = {"kernel": kernel, "potential": potential, "proposal": proposal}
         dry_run(self, potential, proposal)
-        if moments is None and potential.needs_moments:
-            moments = prior.moments() or estimate_moments(prior, kernel, self.levels)
-        self.potential = potential.bind(self.cost, self.event_shape, moments)
-        self.proposal = proposal.bind(self.cost, self.event_shape, moments)
+        needed = kernel.needs_rehearsal or potential.needs_rehearsal or proposal.needs_rehearsal
+        if rehearsal is None and needed:
+            rehearsal = rehearse(prior, kernel, self.levels)
+        self.kernel = kernel.bind(rehearsal)
+        self.potential = potential.bind(self.cost, self.event_shape, rehearsal)
+        self.proposal = proposal.bind(self.cost, self.event_shape, rehearsal)
 
     # ---- the Feynman-Kac model -----------------------------------------------------------------
 
@@ -230,6 +232,13 @@ class _Step:
     def schedule(self) -> Schedule:
         return self.model.prior.schedule
 
+    @property
+    def potential(self) -> Potential:
+        return self.model.potential
+
+    def denoise(self, x: Tensor) -> Tensor:
+        return self.model.denoise(x, self.t)
+
     def look_at(self, x: Tensor, guide: Potential | None = None) -> Look:
         return self.model.look_at(x, self.t, guide)
 
@@ -237,7 +246,7 @@ class _Step:
         return self.model.kernel.step(x, x0_hat, self.t, self.s, self.carry.get("kernel_memory"))
 
     def base_at(self, x: Tensor) -> Gaussian:
-        return self.base_of(x, self.model.denoise(x, self.t))
+        return self.base_of(x, self.denoise(x))
 
     def cost(self, x0: Tensor) -> Tensor:
         self.model.evaluations["cost"] += x0.shape[0] * x0.shape[1]

@@ -2,5 +2,6 @@
 
 from smcguide.kernels.base import Kernel
 from smcguide.kernels.ddim import DDIM, DDPM
+from smcguide.kernels.matched import MatchedDDPM
 
-__all__ = ["DDIM", "DDPM", "Kernel"]
+__all__ = ["DDIM", "DDPM", "Kernel", "MatchedDDPM"]

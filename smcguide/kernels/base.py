@@ -3,13 +3,26 @@ may use the denoiser's x0_hat and what the kernel itself remembered of earlier s
 
 from abc import ABC, abstractmethod
 
+from typing import Self
+
 from torch import Tensor
 
 from smcguide.records import Gaussian, Level
+from smcguide.rehearsal import Rehearsal
 
 
 class Kernel(ABC):
-    """Base class of reverse kernels; concrete ones are frozen dataclasses."""
+    """Base class of reverse kernels; concrete ones are frozen dataclasses.
+
+    Attributes:
+        needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
+    """
+
+    needs_rehearsal: bool = False
+
+    def bind(self, rehearsal: Rehearsal | None) -> Self:
+        """The kernel for this prior; called once, when the model is built."""
+        return self
 
     @abstractmethod
     def step(

@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from smcguide.records import Level, Look, Moments
+from smcguide.records import Level, Look
+from smcguide.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,19 @@ class Potential(ABC):
 
     Attributes:
         cost: the terminal cost, filled in by `bind`.
-        needs_moments: whether `bind` wants the prior's mean and covariance.
+        needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
     """
 
     cost: Any = field(default=None, init=False, repr=False)
-    needs_moments = False
+    needs_rehearsal = False
 
-    def bind(self, cost: Any, event_shape: tuple[int, ...], moments: Moments | None) -> Self:
+    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
         """The potential of this cost; called once, when the model is built.
 
         Arguments:
             cost: the `TerminalCost`.
             event_shape: shape of one event.
-            moments: the prior's moments if `needs_moments`.
+            rehearsal: what is known of the prior, if `needs_rehearsal`.
         """
         bound = replace(self)
         object.__setattr__(bound, "cost", cost)

@@ -20,6 +20,7 @@ from torch import Tensor
 from smcguide.errors import InvalidInput
 from smcguide.potentials.base import Potential, signal_fraction
 from smcguide.records import Level, Look, Moments
+from smcguide.rehearsal import Rehearsal
 
 _LARGEST_DENSE = 2048
 
@@ -42,24 +43,24 @@ class InflatedGaussian(Potential):
     _rest: Sequence[Any] = field(default=(), init=False, repr=False)
 
     @property
-    def needs_moments(self) -> bool:  # type: ignore[override]
+    def needs_rehearsal(self) -> bool:  # type: ignore[override]
         return self.variance is None
 
-    def bind(self, cost: Any, event_shape: tuple[int, ...], moments: Moments | None) -> Self:
+    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
         linear = [c for c in cost.parts() if hasattr(c, "matrix")]
         if not linear:
             raise InvalidInput(
                 f"InflatedGaussian needs a LinearGaussian cost, got {cost!r}. For other costs use "
                 "potentials.Tweedie()."
             )
-        d = math.prod(event_shape)
+        d, moments = math.prod(event_shape), rehearsal.moments if rehearsal else None
         if self.variance is not None:
             device = linear[0].y.device
             full = torch.full((d,), self.variance, dtype=torch.float64, device=device)
             moments = Moments(torch.zeros_like(full), full)
         if moments is None:
             raise InvalidInput("InflatedGaussian(): the prior's moments are unknown; give variance=.")
-        bound = super().bind(cost, event_shape, moments)
+        bound = super().bind(cost, event_shape, rehearsal)
         terms = tuple(_Inflated(c, event_shape, moments) for c in linear)
         object.__setattr__(bound, "_terms", terms)
         object.__setattr__(bound, "_rest", tuple(c for c in cost.parts() if c not in linear))

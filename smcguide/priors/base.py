@@ -25,6 +25,7 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.records import Level, Moments
+from smcguide.rehearsal import Rehearsal
 from smcguide.schedules import Schedule
 
 
@@ -51,13 +52,14 @@ class Prior(ABC):
         event_shape: shape E of one event.
         dtype: dtype of the particles, float32 or float64.
         device: where the particles live.
+        rehearsal: kept by the library after the first run that needed one.
     """
 
     schedule: Schedule
     event_shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    _moments: Moments | None = None
+    rehearsal: tuple[tuple[float, float], Rehearsal] | None = None
 
     @abstractmethod
     def denoise(self, x: Tensor, t: float) -> Tensor:
@@ -79,11 +81,11 @@ class Prior(ABC):
 
     def moments(self) -> Moments | None:
         """Mean and covariance of the data law where they are known, else None."""
-        return None if self._moments is None else self._moments.to(self.device)
+        return None
 
-    def remember(self, moments: Moments) -> None:
-        """Keep moments that were estimated from draws, so that it is done once."""
-        self._moments = moments
+    def exact_draws(self, num: int, generator: torch.Generator) -> Tensor | None:
+        """(num, *E) draws from the data law where the prior can make them, else None."""
+        return None
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -94,6 +96,7 @@ class Prior(ABC):
             InvalidInput: for a half-precision dtype.
         """
         moved = copy.copy(self)
+        moved.rehearsal = None
         if dtype is not None:
             moved.dtype = require_float(dtype, f"{type(self).__name__}.to")
         if device is not None:

@@ -141,6 +141,9 @@ class GaussianMixture(Prior):
         """Exact draws from the marginal at level t."""
         return t.alpha * self.sample(num, generator) + super().initial(num, t, generator)
 
+    def exact_draws(self, num: int, generator: torch.Generator) -> Tensor:
+        return self.sample(num, generator)
+
     def _covariances(self) -> Tensor:
         if self._U is None:
             return torch.diag_embed(self._v)

@@ -2,7 +2,7 @@
 
 from smcguide.proposals.base import Proposal, Step
 from smcguide.proposals.bootstrap import Bootstrap
-from smcguide.proposals.dtm import DTM
+from smcguide.proposals.dtm import DTM, Published
 from smcguide.proposals.gradient import Gradient
 
-__all__ = ["DTM", "Bootstrap", "Gradient", "Proposal", "Step"]
+__all__ = ["DTM", "Bootstrap", "Gradient", "Proposal", "Published", "Step"]

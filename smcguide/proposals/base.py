@@ -13,7 +13,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from smcguide.records import Gaussian, Level, Look, Moments
+from smcguide.records import Gaussian, Level, Look
+from smcguide.rehearsal import Rehearsal
 from smcguide.schedules import Schedule
 
 
@@ -43,6 +44,13 @@ class Step(Protocol):
     def schedule(self) -> Schedule:
         """The prior's noise schedule."""
 
+    @property
+    def potential(self) -> Any:
+        """The model's potential."""
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """One network call at (x, t): E[x_0 | x_t = x]."""
+
     def look_at(self, x: Tensor, guide: Any = None) -> Look:
         """One network call at (x, t): the look, with the potential's value (or the guide's)."""
 
@@ -68,12 +76,14 @@ class Proposal(ABC):
     Attributes:
         is_guided: False only if the proposal always returns the base kernel.
         needs_gradient: whether `look.grad` is wanted.
+        needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
     """
 
     is_guided: bool = True
     needs_gradient: bool = False
+    needs_rehearsal: bool = False
 
-    def bind(self, cost: Any, event_shape: tuple[int, ...], moments: Moments | None) -> Self:
+    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
         """The proposal for this cost; called once. Proposals with a potential of their own bind it."""
         return self
 

@@ -1,18 +1,21 @@
 r"""DTM, diffusion trajectory matching, as a proposal: a control found by optimisation at each step.
 
 The control u shifts the state that the network sees, x~ = x_t + gamma u; the guided mean is the base
-map there, m(x~), and delta = m(x~) - m(x_t). The step problem, per particle,
+map there, m~ = m(x~), and delta = m~ - m(x_t). The step problem, particle by particle,
 
-    min_u  -log psi_t(x~) + |delta|^2 / (2 c^2)
+    min_u  -log psi_t(x~) + KL,     KL = |delta|^2 / (2 c^2)
 
-trades the value reached against the Kullback-Leibler cost of leaving the base kernel N(m(x_t), c^2).
-`num_iters` iterations of the solver, a trust region |delta| <= trust c, then q = N(m(x_t) + delta, c^2).
-Any u gives an exact method; a good one gives a small variance.
+trades the value reached against the cost of leaving the base kernel N(m(x_t), c^2). After `num_iters`
+iterations and a trust region, |delta| <= trust c, the proposal is N(m(x_t) + delta, c^2). Any u gives
+an exact method; a good one gives a small variance. With gamma = c alpha_t / alpha_s the KL is about
+|u|^2 / 2, so that one gradient step of length 1 from u = 0 is already sensible; its gradient is shared
+with the look-ahead. `Published` is the objective of the released NDTM sampler.
 
 Reference: Pandey et al., "Variational control for guidance in diffusion models" (arXiv 2502.03686).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -21,45 +24,155 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.proposals.base import Proposal, Step, within_trust
-from smcguide.records import Gaussian, Look, Moments
+from smcguide.proposals.gauss_newton import gauss_newton
+from smcguide.records import Gaussian, Look
+from smcguide.rehearsal import Rehearsal
+
+Problem = tuple[float | Tensor, Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class Published:
+    r"""The step problem of the released NDTM code, on the network's own scale.
+
+        w_T C(clamp(D~)) + w_control gamma^2 |gamma u|^2 + w_score |e~ - e|^2
+
+    with e the noise prediction. weights="ddim": w_score = kappa^2, w_control = alpha_t^2 / alpha_s^2;
+    "ddpm": beta^2 / ((1 - beta) sigma_t^2) and 1 / (1 - beta), beta the schedule's unit step at t;
+    "zero": neither. (The derivation has the reciprocal alpha_s^2 / alpha_t^2 and gamma^2 once; these
+    are the numbers as released.)
+    """
+
+    gamma: float = 2.0
+    terminal_weight: float = 50.0
+    weights: Literal["ddim", "ddpm", "zero"] = "ddim"
+    clamp: tuple[float, float] | None = (-1.0, 1.0)
+
+    def penalties(self, step: Step) -> tuple[float, float]:
+        """(w_score, w_control) of this step."""
+        t, s = step.t, step.s
+        if self.weights == "zero":
+            return 0.0, 0.0
+        if self.weights == "ddpm":
+            beta = 1 - (t.alpha / step.schedule.level(t.time - 1).alpha) ** 2
+            return beta**2 / ((1 - beta) * t.sigma**2), 1 / (1 - beta)
+        zero = torch.zeros(1, 1, 1, dtype=torch.float64)
+        std = step.base_of(zero, zero).std
+        kappa = torch.sqrt(s.sigma**2 - torch.as_tensor(std) ** 2) - s.alpha * t.sigma / t.alpha
+        return float(kappa**2), (t.alpha / s.alpha) ** 2
+
+    def problem(self, look: Look, step: Step) -> Problem:
+        """gamma and the objective u (S, N, *E) -> (S, N)."""
+        w_score, w_control = self.penalties(step)
+        t, gamma = step.t, self.gamma
+        noise = (look.x - t.alpha * look.x0_hat) / t.sigma
+
+        def objective(u: Tensor) -> Tensor:
+            x = look.x + gamma * u
+            D = step.look_at(x).x0_hat
+            clean = D if self.clamp is None else D.clamp(*self.clamp)
+            moved = (x - t.alpha * D) / t.sigma - noise
+            return (
+                self.terminal_weight * step.cost(clean)
+                + w_control * gamma**2 * (gamma * u).flatten(2).square().sum(-1)
+                + w_score * moved.flatten(2).square().sum(-1)
+            )
+
+        return gamma, objective
 
 
 @dataclass(frozen=True)
 class DTM(Proposal):
-    objective: Literal["kl"] = "kl"
+    """Control by optimisation.
+
+    Arguments:
+        objective: "kl" (the step problem above), "ndtm" for `Published()`, or a `Published`.
+        num_iters: iterations of the solver; CG iterations for Gauss-Newton.
+        solver: "sgd", "adam", or "gauss_newton" (for values that are least squares: one linear solve
+            with products by the network's Jacobian, taken to be symmetric).
+        learning_rate: of "sgd" and "adam"; default 1 for "kl", 0.01 for the published objective.
+        decay: let the learning rate fall linearly to 0 over the run, as released.
+        trust: largest |delta| in units of c; inf for none.
+        warm_start: start from the particle's previous control instead of 0 ("causal").
+        guide: a potential to follow in place of the model's own, e.g. Tweedie(1.0).
+
+    Raises:
+        InvalidInput: for unknown names, num_iters below 1.
+    """
+
+    objective: Literal["kl", "ndtm"] | Published = "kl"
     num_iters: int = 1
-    solver: str = "sgd"
-    learning_rate: float = 1.0
+    solver: Literal["sgd", "adam", "gauss_newton"] = "sgd"
+    learning_rate: float | None = None
+    decay: bool = False
     trust: float = 2.0
     warm_start: bool = False
     guide: Any = None
 
-    @property
-    def needs_gradient(self):
-        return self.guide is None and not self.warm_start
+    def __post_init__(self) -> None:
+        named = self.objective in ("kl", "ndtm") or isinstance(self.objective, Published)
+        if not named or self.solver not in ("sgd", "adam", "gauss_newton") or self.num_iters < 1:
+            raise InvalidInput(
+                f"{self!r}: objective must be 'kl', 'ndtm' or a Published, solver 'sgd', 'adam' or "
+                "'gauss_newton', num_iters at least 1."
+            )
 
-    def bind(self, cost, event_shape, moments):
+    @property
+    def needs_gradient(self) -> bool:  # type: ignore[override]
+        """The first gradient step from u = 0 needs just the gradient of the potential."""
+        first = self.objective == "kl" and self.solver != "gauss_newton"
+        return first and self.guide is None and not self.warm_start
+
+    @property
+    def needs_rehearsal(self) -> bool:  # type: ignore[override]
+        return self.guide is not None and bool(self.guide.needs_rehearsal)
+
+    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
         if self.guide is None:
             return self
-        return replace(self, guide=self.guide.bind(cost, event_shape, moments))
+        return replace(self, guide=self.guide.bind(cost, event_shape, rehearsal))
 
-    def propose(self, base, look, step):
-        gamma = base.std * step.t.alpha / step.s.alpha
-
-        def objective(u):
-            there = step.look_at(look.x + gamma * u, self.guide)
-            delta = step.base_of(there.x, there.x0_hat).mean - base.mean
-            return -there.value + (delta / base.std).flatten(2).square().sum(-1).double() / 2
-
-        u = step.memory if (self.warm_start and step.memory is not None) else torch.zeros_like(look.x)
-        u = u.clone()
-        opt = (torch.optim.SGD if self.solver == "sgd" else torch.optim.Adam)([u], lr=self.learning_rate)
-        for i in range(self.num_iters):
-            if i == 0 and self.needs_gradient:
-                u.grad = -gamma * look.slope
-            else:
-                u.grad = step.gradient(objective, u)
-            opt.step()
+    def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
+        published = Published() if self.objective == "ndtm" else self.objective
+        if isinstance(published, Published):
+            gamma, objective = published.problem(look, step)
+        else:
+            gamma, objective = self._problem(base, look, step)
+        if self.solver == "gauss_newton":
+            u = gauss_newton(base, look, step, gamma, self.guide, self.num_iters)
+        else:
+            u = self._descend(objective, gamma, look, step)
         delta = step.base_at(look.x + gamma * u).mean - base.mean
-        delta = within_trust(delta, base.std, self.trust)
+        if math.isfinite(self.trust):
+            delta = within_trust(delta, base.std, self.trust)
         return Gaussian(base.mean + delta, base.std, u if self.warm_start else None)
+
+    def _problem(self, base: Gaussian, look: Look, step: Step) -> Problem:
+        """gamma and the objective -log psi + KL."""
+        gamma = base.std * (step.t.alpha / step.s.alpha)
+
+        def objective(u: Tensor) -> Tensor:
+            there = step.look_at(look.x + gamma * u, self.guide)
+            return step.base_of(there.x, there.x0_hat).kl(base) - there.value
+
+        return gamma, objective
+
+    def _descend(
+        self,
+        objective: Callable[[Tensor], Tensor],
+        gamma: float | Tensor,
+        look: Look,
+        step: Step,
+    ) -> Tensor:
+        """The control after `num_iters` gradient steps; the loss is a sum over particles."""
+        warm = self.warm_start and step.memory is not None
+        u = step.memory.clone() if warm and step.memory is not None else torch.zeros_like(look.x)
+        rate = self.learning_rate or (1.0 if self.objective == "kl" else 0.01)
+        rate = rate * (1 - step.progress) if self.decay else rate
+        kind = torch.optim.SGD if self.solver == "sgd" else torch.optim.Adam
+        optimiser = kind([u], lr=rate)
+        for i in range(self.num_iters):
+            shared = i == 0 and self.needs_gradient  # at u = 0 the KL is flat
+            u.grad = -gamma * look.slope if shared else step.gradient(objective, u)
+            optimiser.step()
+        return u

@@ -1,0 +1,39 @@
+"""A posterior for ArviZ: `InferenceData` with ArviZ 0.x, `xarray.DataTree` with 1.x.
+
+ArviZ summarises equal-weight draws, so the group `posterior` holds a resample; the weighted particles
+are in `weighted_posterior`, and the history of the run is in `smc` (see `bridges.netcdf`).
+"""
+
+from typing import Any
+
+from smcguide.bridges.netcdf import datasets
+from smcguide.errors import MissingExtra
+from smcguide.posterior import Posterior
+
+
+def to_arviz(posterior: Posterior, num_draws: int | None = None) -> Any:
+    """A posterior as ArviZ's own container.
+
+    A chain is a system, so R-hat compares replicates of one problem (num_systems=4), and means
+    nothing for systems with different observations. The draws of one chain are exchangeable: ArviZ's
+    effective sample size of them says nothing about the weights, `posterior.ess` does.
+
+    Arguments:
+        posterior: what to export.
+        num_draws: equal-weight draws per system; default as many as particles, at most 1000.
+
+    Raises:
+        InvalidInput: for num_draws below 1.
+        MissingExtra: without ArviZ.
+    """
+    groups = datasets(posterior, num_draws)
+    try:
+        import arviz
+    except ImportError as error:
+        raise MissingExtra("arviz", "arviz", "to_arviz") from error
+    if int(arviz.__version__.split(".")[0]) >= 1:
+        from xarray import DataTree
+
+        return DataTree.from_dict(groups)
+    root = groups.pop("/")
+    return arviz.InferenceData(attrs=root.attrs, **groups)

@@ -1,0 +1,68 @@
+r"""One Gauss-Newton step of the DTM problem for least-squares values, -log psi = |r(D)|^2 / 2 + const.
+
+With J = dD/dx, R = dr/dD, B = dm/dx all at x_t, and x~ = x_t + gamma u,
+
+    gamma ( J^T R^T R J + B^T B / c^2 ) gamma u = -gamma J^T R^T r
+
+solved by a few conjugate-gradient iterations, each with two vector-Jacobian products through one kept
+network evaluation. J is taken to be symmetric, which it is for an exact denoiser; truncation and
+asymmetry only make the proposal worse, never wrong.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smcguide.errors import InvalidInput
+from smcguide.proposals.base import Step
+from smcguide.records import Gaussian, Look
+
+
+def gauss_newton(
+    base: Gaussian, look: Look, step: Step, gamma: float | Tensor, guide: Any, num_iters: int
+) -> Tensor:
+    """The control u (S, N, *E).
+
+    Raises:
+        InvalidInput: if the value is not a least-squares one.
+    """
+    residual = getattr(guide or step.potential, "residual", None)
+    if residual is None:
+        raise InvalidInput(
+            f"solver='gauss_newton' needs a least-squares value such as InflatedGaussian(), got "
+            f"{guide or step.potential!r}. Use solver='sgd'."
+        )
+    D, J = step.linearise(step.denoise, look.x)
+    r, Rt = step.linearise(lambda D: residual(replace(look, x0_hat=D)), D)
+    there = step.base_of(look.x, D).mean
+
+    def product(u: Tensor) -> Tensor:
+        v = gamma * u
+        Jv = J(v)
+        RtRJv = Rt(residual(replace(look, x0_hat=D + Jv)) - r)
+        s = (step.base_of(look.x + v, D + Jv).mean - there) / base.std**2
+        Bs_direct = step.base_of(look.x + s, D).mean - there
+        Bs_through = step.base_of(look.x, D + s).mean - there
+        return gamma * (J(RtRJv + Bs_through) + Bs_direct)
+
+    return _conjugate_gradient(product, -gamma * J(Rt(r)), num_iters)
+
+
+def _conjugate_gradient(product: Any, b: Tensor, num_iters: int) -> Tensor:
+    """Approximate solution of product(u) = b, particle by particle."""
+
+    def dot(p: Tensor, q: Tensor) -> Tensor:
+        inner = (p * q).flatten(2).sum(-1).clamp(min=torch.finfo(p.dtype).tiny)
+        return inner.reshape(*inner.shape, *[1] * (p.ndim - 2))
+
+    u, res, direction = torch.zeros_like(b), b, b
+    for _ in range(num_iters):
+        image = product(direction)
+        length = dot(res, res) / dot(direction, image)
+        u = u + length * direction
+        new = res - length * image
+        direction = new + dot(new, new) / dot(res, res) * direction
+        res = new
+    return u

@@ -1,0 +1,49 @@
+r"""What is learned of a prior before a run, from a few of its own draws.
+
+A rehearsal holds draws x_0 of the prior and, at a bank of noise levels, the denoiser's answers to
+their noised versions. From it come the prior's covariance, and how far the truth usually is from the
+denoiser's estimate, E |x_0 - D(x_t)|^2: what a kernel needs for its variance and a potential for its
+width. It is independent of the particles, so using it keeps every method exact.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smcguide.errors import InvalidInput
+from smcguide.records import Level, Moments
+
+
+@dataclass(frozen=True, eq=False)
+class Rehearsal:
+    """Draws of a prior and their denoised versions.
+
+    Attributes:
+        moments: mean and covariance of the prior.
+        x0: (n, *E) draws, or None where only the moments are known.
+        log_snr: (L,) increasing levels of the bank.
+        x0_hat: (L, n, *E) denoised versions of the noised draws.
+    """
+
+    moments: Moments
+    x0: Tensor | None = None
+    log_snr: Tensor | None = None
+    x0_hat: Tensor | None = None
+
+    def interpolate(self, f: Callable[[Tensor], Tensor], t: Level) -> Tensor:
+        """f(x0_hat at level t), linear in log-SNR between the bank's levels, f: (n, *E) -> (*F)."""
+        if self.log_snr is None or self.x0_hat is None:
+            raise InvalidInput("This rehearsal holds moments only; make a full one with sg.rehearse.")
+        log_snr = -2 * math.log(t.ratio) if t.ratio < math.inf else -math.inf
+        last = len(self.log_snr) - 1
+        right = int(torch.searchsorted(self.log_snr, log_snr).clamp(1, last))
+        low, high = float(self.log_snr[right - 1]), float(self.log_snr[right])
+        weight = min(max((log_snr - low) / (high - low), 0.0), 1.0)
+        return (1 - weight) * f(self.x0_hat[right - 1]) + weight * f(self.x0_hat[right])
+
+    def residual_variance(self, t: Level) -> Tensor:
+        """E (x_0 - D(x_t))^2 of each coordinate, (*E)."""
+        return self.interpolate(lambda D: (self.x0 - D).square().mean(0), t)
