@@ -1,5 +1,54 @@
-from smcguide import costs, grids, kernels, potentials, priors, proposals, resamplers, schedules, triggers
+"""smcguide: sequential Monte Carlo with pretrained diffusion priors.
+
+    prior -> kernel -> GuidedDiffusion (cost, potential, proposal) -> run -> Posterior
+
+`sample(prior, cost)` does the whole job; `run(GuidedDiffusion(...))` is its explicit form.
+"""
+
+from smcguide import (
+    costs,
+    grids,
+    kernels,
+    potentials,
+    priors,
+    proposals,
+    resamplers,
+    schedules,
+    triggers,
+)
+from smcguide.draws import draw, rehearse
 from smcguide.engine import iterate, run
+from smcguide.errors import DegenerateWeights, InvalidInput, MissingExtra, SmcguideError
 from smcguide.feynman_kac import FeynmanKac, Propagated
 from smcguide.guided import GuidedDiffusion
 from smcguide.posterior import Posterior
+from smcguide.priors.check import check_prior
+from smcguide.sampling import sample
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DegenerateWeights",
+    "FeynmanKac",
+    "GuidedDiffusion",
+    "InvalidInput",
+    "MissingExtra",
+    "Posterior",
+    "Propagated",
+    "SmcguideError",
+    "check_prior",
+    "costs",
+    "draw",
+    "grids",
+    "iterate",
+    "kernels",
+    "potentials",
+    "priors",
+    "proposals",
+    "rehearse",
+    "resamplers",
+    "run",
+    "sample",
+    "schedules",
+    "triggers",
+]

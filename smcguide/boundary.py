@@ -80,13 +80,17 @@ def _check_gradient(cost: Any, x: Tensor, proposal: Any) -> None:
         f"{proposal!r} follows the gradient of the cost {cost!r}, which cannot be differentiated. Use "
         "proposals.Bootstrap(), which needs cost values only, or write the cost in torch operations."
     )
+    if not is_differentiable(cost, x):
+        raise InvalidInput(remedy)
+
+
+def is_differentiable(cost: Any, x: Tensor) -> bool:
+    """Whether the cost of events x (S, N, *E) carries a gradient."""
     try:
         with torch.enable_grad():
-            differentiable = cost(x.clone().requires_grad_()).requires_grad
-    except RuntimeError as error:
-        raise InvalidInput(f"{remedy} ({error})") from error
-    if not differentiable:
-        raise InvalidInput(remedy)
+            return bool(cost(x.clone().requires_grad_()).requires_grad)
+    except (RuntimeError, TypeError):  # e.g. a simulator that leaves torch
+        return False
 
 
 def _check_noise(model: Any, x: Tensor, proposal: Any) -> None:

@@ -7,8 +7,8 @@ width. It is independent of the particles, so using it keeps every method exact.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,17 +33,20 @@ class Rehearsal:
     log_snr: Tensor | None = None
     x0_hat: Tensor | None = None
 
-    def interpolate(self, f: Callable[[Tensor], Tensor], t: Level) -> Tensor:
-        """f(x0_hat at level t), linear in log-SNR between the bank's levels, f: (n, *E) -> (*F)."""
-        if self.log_snr is None or self.x0_hat is None:
+    def interpolate(self, values: Tensor, t: Level) -> Tensor:
+        """Values (L, *F) at the bank's levels, linearly interpolated in log-SNR to level t."""
+        if self.log_snr is None:
             raise InvalidInput("This rehearsal holds moments only; make a full one with sg.rehearse.")
         log_snr = -2 * math.log(t.ratio) if t.ratio < math.inf else -math.inf
         last = len(self.log_snr) - 1
         right = int(torch.searchsorted(self.log_snr, log_snr).clamp(1, last))
         low, high = float(self.log_snr[right - 1]), float(self.log_snr[right])
         weight = min(max((log_snr - low) / (high - low), 0.0), 1.0)
-        return (1 - weight) * f(self.x0_hat[right - 1]) + weight * f(self.x0_hat[right])
+        return (1 - weight) * values[right - 1] + weight * values[right]
 
-    def residual_variance(self, t: Level) -> Tensor:
-        """E (x_0 - D(x_t))^2 of each coordinate, (*E)."""
-        return self.interpolate(lambda D: (self.x0 - D).square().mean(0), t)
+    @cached_property
+    def residual_variance(self) -> Tensor:
+        """E |x_0 - D(x_t)|^2 / d at the bank's levels, (L,)."""
+        if self.x0 is None or self.x0_hat is None:
+            raise InvalidInput("This rehearsal holds moments only; make a full one with sg.rehearse.")
+        return (self.x0 - self.x0_hat).double().square().flatten(1).mean(1)

@@ -51,6 +51,9 @@ class Potential(ABC):
         """log psi_t, shape (S, N), float64, finite, at a level with sigma > 0."""
 
 
-def signal_fraction(t: Level) -> float:
-    """alpha^2 / (alpha^2 + sigma^2): 0 at pure noise, 1 at data."""
-    return t.alpha**2 / (t.alpha**2 + t.sigma**2)
+@dataclass(frozen=True)
+class signal_fraction:
+    """Strength alpha^2 / (alpha^2 + sigma^2): 0 at pure noise, 1 at data."""
+
+    def __call__(self, t: Level) -> float:
+        return t.alpha**2 / (t.alpha**2 + t.sigma**2)

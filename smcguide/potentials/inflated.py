@@ -1,12 +1,13 @@
-r"""T2: the Gaussian likelihood at the denoiser's estimate, with its covariance inflated by what is still
-unknown about x_0:
+r"""T2: the Gaussian likelihood at the denoiser's estimate, widened by what is still unknown about x_0:
 
-    psi_t(x_t) = N(y; A D(x_t), s^2 I + A V_t A^T),        V_t = (V^-1 + (alpha^2 / sigma^2) I)^-1
+    psi_t(x_t) = N(y; F(D(x_t)) + b_t, s^2 I + W_t)
 
-V is the prior's covariance; for a Gaussian prior psi_t is the exact optimal value. V = 1 is PiGDM's
-width (Song et al., ICLR 2023), V = infinity the plain lam^2. The width decides everything: too narrow
-loses modes, so err on the wide side. Summands of the cost that are not linear-Gaussian are treated as
-`Tweedie` treats them.
+For a linear measurement, W_t = A V_t A^T with V_t = (V^-1 + (alpha^2 / sigma^2) I)^-1 and b_t = 0; V is
+the prior's covariance, and for a Gaussian prior psi_t is the exact optimal value. V = 1 is PiGDM's
+width (Song et al., ICLR 2023), V = infinity the plain lam^2. For any other forward model b_t and W_t
+are measured on the prior's rehearsal: mean and covariance of F(x_0) - F(D(x_t)). The width decides
+everything: too narrow loses modes, so err on the wide side. Summands of the cost that are not Gaussian
+likelihoods are treated as `Tweedie` treats them.
 """
 
 import math
@@ -27,19 +28,19 @@ _LARGEST_DENSE = 2048
 
 @dataclass(frozen=True)
 class InflatedGaussian(Potential):
-    """Likelihood of a linear measurement, widened by the remaining uncertainty.
+    """Gaussian likelihood, widened by the remaining uncertainty.
 
     Arguments:
         variance: None for the prior's own covariance (known for analytic priors, estimated once from
             draws for networks), or an isotropic number: 1.0 is PiGDM, math.inf plain lam^2.
 
     Raises:
-        InvalidInput: when bound to a cost without a linear-Gaussian part, or to more than 2048
-            measurements that are not a mask with an isotropic variance.
+        InvalidInput: when bound to a cost without a Gaussian part, to a non-linear one with a given
+            variance, or to more than 2048 measurements.
     """
 
     variance: float | None = None
-    _terms: Sequence["_Inflated"] = field(default=(), init=False, repr=False)
+    _terms: Sequence["_Widened"] = field(default=(), init=False, repr=False)
     _rest: Sequence[Any] = field(default=(), init=False, repr=False)
 
     @property
@@ -47,29 +48,40 @@ class InflatedGaussian(Potential):
         return self.variance is None
 
     def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
-        linear = [c for c in cost.parts() if hasattr(c, "matrix")]
-        if not linear:
+        gaussian = [c for c in cost.parts() if hasattr(c, "residual")]
+        if not gaussian:
             raise InvalidInput(
-                f"InflatedGaussian needs a LinearGaussian cost, got {cost!r}. For other costs use "
-                "potentials.Tweedie()."
+                f"InflatedGaussian needs a LinearGaussian or GaussianLikelihood cost, got {cost!r}. "
+                "For other costs use potentials.Tweedie()."
             )
-        d, moments = math.prod(event_shape), rehearsal.moments if rehearsal else None
-        if self.variance is not None:
-            device = linear[0].y.device
-            full = torch.full((d,), self.variance, dtype=torch.float64, device=device)
-            moments = Moments(torch.zeros_like(full), full)
-        if moments is None:
-            raise InvalidInput("InflatedGaussian(): the prior's moments are unknown; give variance=.")
+        if max(len(c.std) for c in gaussian) > _LARGEST_DENSE:
+            raise InvalidInput(
+                f"InflatedGaussian: {max(len(c.std) for c in gaussian)} measurements need a dense "
+                f"covariance, the limit is {_LARGEST_DENSE}. Use potentials.Tweedie()."
+            )
         bound = super().bind(cost, event_shape, rehearsal)
-        terms = tuple(_Inflated(c, event_shape, moments) for c in linear)
+        terms = tuple(self._widen(c, event_shape, rehearsal) for c in gaussian)
         object.__setattr__(bound, "_terms", terms)
-        object.__setattr__(bound, "_rest", tuple(c for c in cost.parts() if c not in linear))
+        object.__setattr__(bound, "_rest", tuple(c for c in cost.parts() if c not in gaussian))
         return bound
+
+    def _widen(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Any) -> "_Widened":
+        if self.variance is not None and hasattr(cost, "matrix"):
+            full = torch.full((math.prod(event_shape),), self.variance, dtype=torch.float64)
+            full = full.to(cost.std.device)
+            return _Linear(cost, event_shape, Moments(torch.zeros_like(full), full))
+        if self.variance is not None or rehearsal is None:
+            raise InvalidInput(
+                f"InflatedGaussian({self.variance}) needs a linear measurement, got {cost!r}; leave "
+                "variance out to measure the width on draws of the prior."
+            )
+        if hasattr(cost, "matrix"):
+            return _Linear(cost, event_shape, rehearsal.moments)
+        return _Measured(cost, rehearsal)
 
     def log_value(self, look: Look) -> Tensor:
         values = [term.log_value(look) for term in self._terms]
-        weight = signal_fraction(look.t)
-        values += [-weight * c(look.x0_hat).double() for c in self._rest]
+        values += [-signal_fraction()(look.t) * c(look.x0_hat).double() for c in self._rest]
         return torch.stack(values).sum(0)
 
     def residual(self, look: Look) -> Tensor:
@@ -77,39 +89,71 @@ class InflatedGaussian(Potential):
         return torch.cat([term.residual(look) for term in self._terms], -1)
 
 
-class _Inflated:
-    """One linear-Gaussian summand: log N(y; A D, s^2 I + A V_t A^T) for every level."""
+class _Widened:
+    """One Gaussian summand, in units of its noise: N(r; b_t, I + W_t), r = (y - F(D)) / s."""
 
-    def __init__(self, cost: Any, event_shape: tuple[int, ...], moments: Moments) -> None:
-        self.cost, m = cost, len(cost.std)
-        if m > _LARGEST_DENSE:
-            raise InvalidInput(
-                f"InflatedGaussian: {m} measurements need a dense {m} x {m} covariance per level, the "
-                f"limit is {_LARGEST_DENSE}. Use potentials.Tweedie()."
-            )
-        A = cost.matrix(event_shape) / cost.std[:, None]
-        self.factor = A if moments.basis is None else A @ moments.basis
-        self.variance = moments.variance
-        self.cache: dict[float, tuple[Tensor, Tensor]] = {}
+    def __init__(self, cost: Any) -> None:
+        self.cost = cost
+        self.cache: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
 
-    def _whitener(self, t: Level) -> tuple[Tensor, Tensor]:
-        """L^-1 and log det L of the whitened covariance L L^T = I + A V_t A^T / s^2."""
+    def law(self, t: Level) -> tuple[Tensor, Tensor]:
+        """b_t (m,) and W_t (m, m), in units of the noise."""
+        raise NotImplementedError
+
+    def _whitener(self, t: Level) -> tuple[Tensor, Tensor, Tensor]:
+        """b_t, L^-1 and log det L for L L^T = I + W_t."""
         if t.time not in self.cache:
             if len(self.cache) > 1:  # a step needs the level it leaves and the one it enters
                 self.cache.pop(next(iter(self.cache)))
-            V_t = t.prior_width(self.variance)
-            eye = torch.eye(len(self.factor), dtype=V_t.dtype, device=V_t.device)
-            L = torch.linalg.cholesky(eye + (self.factor * V_t) @ self.factor.T)
+            shift, W = self.law(t)
+            eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
+            L = torch.linalg.cholesky(eye + W)
             inverse = torch.linalg.solve_triangular(L, eye, upper=False)
-            self.cache[t.time] = inverse, L.diagonal().log().sum()
+            self.cache[t.time] = shift, inverse, L.diagonal().log().sum()
         return self.cache[t.time]
 
     def residual(self, look: Look) -> Tensor:
         """Whitened residual (S, N, m)."""
-        return self.cost.residual(look.x0_hat) @ self._whitener(look.t)[0].T
+        shift, inverse, _ = self._whitener(look.t)
+        return (self.cost.residual(look.x0_hat) - shift) @ inverse.T
 
     def log_value(self, look: Look) -> Tensor:
-        m = len(self.cost.std)
-        constant = self._whitener(look.t)[1] + self.cost.std.log().sum()
-        constant = constant + 0.5 * m * math.log(2 * math.pi)
+        constant = self._whitener(look.t)[2] + self.cost.std.log().sum()
+        constant = constant + 0.5 * len(self.cost.std) * math.log(2 * math.pi)
         return -0.5 * self.residual(look).square().sum(-1) - constant
+
+
+class _Linear(_Widened):
+    """Linear measurement, Gaussian uncertainty: W_t = A V_t A^T / s^2."""
+
+    def __init__(self, cost: Any, event_shape: tuple[int, ...], moments: Moments) -> None:
+        super().__init__(cost)
+        A = cost.matrix(event_shape) / cost.std[:, None]
+        self.factor = A if moments.basis is None else A @ moments.basis
+        self.variance = moments.variance
+
+    def law(self, t: Level) -> tuple[Tensor, Tensor]:
+        W = (self.factor * t.prior_width(self.variance)) @ self.factor.T
+        return W.new_zeros(len(W)), W
+
+
+class _Measured(_Widened):
+    """Any forward model: mean and covariance of (F(x_0) - F(D(x_t))) / s over the rehearsal's draws,
+    shrunk towards the diagonal by m / (n + m)."""
+
+    def __init__(self, cost: Any, rehearsal: Rehearsal) -> None:
+        super().__init__(cost)
+        self.rehearsal = rehearsal
+        if rehearsal.x0 is None or rehearsal.x0_hat is None:
+            raise InvalidInput("InflatedGaussian: a non-linear measurement needs a full rehearsal.")
+        truth = cost.predict(rehearsal.x0[None])
+        gap = (truth - cost.predict(rehearsal.x0_hat)) / cost.std
+        n, m = gap.shape[1:]
+        shrink = m / (n + m)
+        centred = gap - gap.mean(1, keepdim=True)
+        W = centred.mT @ centred / n
+        self.shift = gap.mean(1)
+        self.W = (1 - shrink) * W + shrink * torch.diag_embed(W.diagonal(dim1=-2, dim2=-1))
+
+    def law(self, t: Level) -> tuple[Tensor, Tensor]:
+        return self.rehearsal.interpolate(self.shift, t), self.rehearsal.interpolate(self.W, t)

@@ -21,7 +21,7 @@ class Tweedie(Potential):
         strength: l_t, a number or a function of the level.
     """
 
-    strength: float | Callable[[Level], float] = signal_fraction
+    strength: float | Callable[[Level], float] = signal_fraction()
 
     def log_value(self, look: Look) -> Tensor:
         strength = self.strength if isinstance(self.strength, float | int) else self.strength(look.t)

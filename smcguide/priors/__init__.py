@@ -1,6 +1,7 @@
 """Diffusion priors: a denoiser E[x_0 | x_t] and its schedule."""
 
 from smcguide.priors.base import Prior
+from smcguide.priors.check import PriorReport, check_prior
 from smcguide.priors.diffusers import from_diffusers
 from smcguide.priors.embedded import load
 from smcguide.priors.mixture import EmpiricalPrior, GaussianMixture
@@ -11,6 +12,8 @@ __all__ = [
     "GaussianMixture",
     "NetworkPrior",
     "Prior",
+    "PriorReport",
+    "check_prior",
     "from_diffusers",
     "load",
 ]

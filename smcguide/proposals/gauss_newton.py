@@ -51,18 +51,20 @@ def gauss_newton(
 
 
 def _conjugate_gradient(product: Any, b: Tensor, num_iters: int) -> Tensor:
-    """Approximate solution of product(u) = b, particle by particle."""
+    """Approximate solution of product(u) = b, particle by particle; a particle stops where the
+    curvature is not positive."""
 
-    def dot(p: Tensor, q: Tensor) -> Tensor:
-        inner = (p * q).flatten(2).sum(-1).clamp(min=torch.finfo(p.dtype).tiny)
-        return inner.reshape(*inner.shape, *[1] * (p.ndim - 2))
+    def ratio(p: Tensor, q: Tensor, r: Tensor, s: Tensor) -> Tensor:
+        """<p, q> / <r, s>, 0 unless both are positive, broadcast over the event."""
+        top, bottom = ((a * b).flatten(2).sum(-1) for a, b in ((p, q), (r, s)))
+        safe = (top > 0) & (bottom > torch.finfo(b.dtype).tiny)
+        value = torch.where(safe, top / torch.where(safe, bottom, 1.0), 0.0)
+        return value.reshape(*value.shape, *[1] * (b.ndim - 2))
 
     u, res, direction = torch.zeros_like(b), b, b
     for _ in range(num_iters):
         image = product(direction)
-        length = dot(res, res) / dot(direction, image)
-        u = u + length * direction
-        new = res - length * image
-        direction = new + dot(new, new) / dot(res, res) * direction
-        res = new
+        length = ratio(res, res, direction, image)
+        u, new = u + length * direction, res - length * image
+        direction, res = new + ratio(new, new, res, res) * direction, new
     return u

@@ -93,8 +93,8 @@ def mean_counts_test(counts: Tensor, weights: Tensor) -> None:
     """Assert that a resampler chooses particle i N W_i times on average.
 
     Rare particles are far from normal, so the tolerance of each total count T_i over the runs is
-    Bernstein's, P(|T - E T| > t) <= 2 exp(-t^2 / (2 V + 2 t / 3)), with V the larger of the observed
-    variance and that of multinomial resampling. Weights of zero must never be chosen.
+    Bernstein's, P(|T - E T| > t) <= 2 exp(-t^2 / (2 V + 2 t / 3)), with V the larger of the
+    observed variance and that of multinomial resampling. Weights of zero must never be chosen.
 
     Arguments:
         counts: (R, N) how often each particle was chosen, in R independent runs.

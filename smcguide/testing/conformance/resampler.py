@@ -23,9 +23,7 @@ class ResamplerSuite(Suite):
         raise NotImplementedError(f"{type(self).__name__} must return one or two resamplers.")
 
     @pytest.mark.parametrize("spread", [0.5, 3.0], ids="spread {}".format)
-    def test_mean_counts_are_n_times_the_weights(
-        self, device: torch.device, spread: float
-    ) -> None:
+    def test_mean_counts_are_n_times_the_weights(self, device: torch.device, spread: float) -> None:
         N, runs = 13, 20_000
         log_w = spread * normal((N,), generator("counts", device))
         log_w[4] = -torch.inf

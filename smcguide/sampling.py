@@ -1,0 +1,102 @@
+"""`sample`: the whole job in one call, with defaults chosen by what the prior and the cost can do.
+
+The defaults and the measurements behind them are in docs/decisions.md.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smcguide.boundary import check_population, is_differentiable
+from smcguide.costs.base import TerminalCost, as_cost
+from smcguide.engine import run
+from smcguide.grids import Grid, karras
+from smcguide.guided import GuidedDiffusion
+from smcguide.kernels.base import Kernel
+from smcguide.kernels.matched import MatchedDDPM
+from smcguide.posterior import Posterior
+from smcguide.potentials.base import Potential
+from smcguide.potentials.inflated import InflatedGaussian
+from smcguide.potentials.tweedie import Tweedie
+from smcguide.priors.base import Prior
+from smcguide.proposals.base import Proposal
+from smcguide.proposals.bootstrap import Bootstrap
+from smcguide.proposals.dtm import DTM
+from smcguide.records import StepInfo
+from smcguide.resamplers.base import Resampler
+from smcguide.triggers import Trigger
+
+
+def default_potential(cost: TerminalCost) -> Potential:
+    """InflatedGaussian where the cost has a Gaussian likelihood, else Tweedie."""
+    gaussian = any(hasattr(c, "residual") for c in cost.parts())
+    return InflatedGaussian() if gaussian else Tweedie()
+
+
+def default_proposal(prior: Prior, cost: TerminalCost) -> Proposal:
+    """DTM where the cost can be differentiated, else Bootstrap."""
+    x = torch.zeros(cost.num_systems or 1, 1, *prior.event_shape, dtype=prior.dtype)
+    return DTM() if is_differentiable(cost, x.to(prior.device)) else Bootstrap()
+
+
+def sample(
+    prior: Prior,
+    cost: TerminalCost | Callable[[Tensor], Tensor],
+    *,
+    num_particles: int = 512,
+    num_systems: int | None = None,
+    num_steps: int = 100,
+    proposal: Proposal | None = None,
+    potential: Potential | None = None,
+    kernel: Kernel | None = None,
+    times: Grid | Tensor | None = None,
+    resampler: Resampler | None = None,
+    trigger: Trigger | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    chunk_size: int | None = None,
+    record: Sequence[str] = (),
+    progress: bool | str | Callable[[StepInfo], None] = "auto",
+) -> Posterior:
+    """Sample p(x_0) exp(-C(x_0)) / Z and estimate Z.
+
+    Arguments:
+        prior: a diffusion prior over events of shape E.
+        cost: a `TerminalCost`, or any function (M, *E) -> (M,).
+        num_particles: N per system.
+        num_systems: independent replicates; None for one, or for one per observation.
+        num_steps: K, ignored when `times` is given.
+        proposal, potential, kernel, times, resampler, trigger: None for the default, which is
+            recorded in the result's settings.
+        seed: of all randomness.
+        device, dtype: where and in what precision the particles live; None for the prior's.
+        chunk_size: largest number of particles in the network at once.
+        record: any of "ancestors", "particles", "log_weights".
+        progress: True, False, "auto", or a function of each StepInfo.
+
+    Returns:
+        The posterior; without an axis of systems unless systems were asked for.
+
+    Raises:
+        InvalidInput: before the first network call, when the parts do not fit.
+        DegenerateWeights: during the run, with step, time, system, culprit and remedy.
+    """
+    if device is not None or dtype is not None:
+        prior = prior.to(device, dtype)
+    cost = as_cost(cost).to(prior.device)
+    cost.check(tuple(prior.event_shape), torch.zeros((), dtype=prior.dtype, device=prior.device))
+    parts: dict[str, Any] = {
+        "kernel": kernel or MatchedDDPM(),
+        "times": karras(num_steps) if times is None else times,
+        "potential": potential or default_potential(cost),
+        "proposal": proposal or default_proposal(prior, cost),
+    }
+    check_population(num_particles, num_systems, cost)
+    model = GuidedDiffusion(prior, cost, chunk_size=chunk_size, **parts)
+    return run(
+        model, num_particles=num_particles, num_systems=num_systems, resampler=resampler, trigger=trigger, seed=seed, record=record,
+        progress=progress,
+    )  # fmt: skip

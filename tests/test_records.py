@@ -1,0 +1,180 @@
+"""The records: densities in closed form, and one gather for every field."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from smcguide.records import Gaussian, Level, Look, Moments, Particles
+
+F64 = torch.float64
+SHAPE = (2, 3, 4, 2)
+
+
+def randn(*shape, seed=0, dtype=F64):
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=source, dtype=dtype)
+
+
+def positive(*shape, seed):
+    return randn(*shape, seed=seed).exp()
+
+
+STDS = {
+    "equal floats": (0.3, 0.3),
+    "different floats": (0.3, 0.7),
+    "tensors per coordinate": (positive(4, 2, seed=5), positive(4, 2, seed=6)),
+    "tensors per particle": (positive(2, 3, 1, 1, seed=7), positive(*SHAPE, seed=8)),
+    "tensor base, float proposal": (positive(*SHAPE, seed=9), 0.7),
+    "float base, tensor proposal": (0.3, positive(*SHAPE, seed=9)),
+    "the same tensor": (positive(4, 2, seed=5), positive(4, 2, seed=5)),
+}
+
+
+def density(law, x):
+    return Normal(law.mean, torch.as_tensor(law.std, dtype=x.dtype)).log_prob(x).flatten(2).sum(-1)
+
+
+@pytest.mark.parametrize("case", STDS)
+def test_log_ratio_is_the_difference_of_log_densities(case):
+    std_p, std_q = STDS[case]
+    p = Gaussian(randn(*SHAPE, seed=1), std_p)
+    q = Gaussian(randn(*SHAPE, seed=2), std_q)
+    z = randn(*SHAPE, seed=3)
+    x = q.sample(z)
+    ratio = p.log_ratio(q, z)
+    assert ratio.dtype == F64
+    torch.testing.assert_close(ratio, density(p, x) - density(q, x), rtol=1e-10, atol=1e-10)
+
+
+def test_log_ratio_of_a_kernel_with_itself_is_exactly_zero():
+    for std in (0.3, positive(4, 2, seed=5)):
+        p = Gaussian(randn(*SHAPE, seed=1), std)
+        assert (p.log_ratio(p, randn(*SHAPE, seed=3)) == 0).all()
+
+
+def test_log_ratio_of_diracs_is_zero():
+    p = Gaussian(randn(*SHAPE), 0.0)
+    assert p.is_dirac
+    assert torch.equal(p.log_ratio(p, randn(*SHAPE, seed=3)), torch.zeros(2, 3, dtype=F64))
+
+
+def test_log_ratio_in_float32_where_a_difference_of_densities_fails():
+    std = 2.0**-12
+    mean = 1e3 + randn(*SHAPE, seed=1, dtype=torch.float32)
+    p, q = Gaussian(mean, std), Gaussian(mean + std, std)
+    z = randn(*SHAPE, seed=3, dtype=torch.float32)
+    d = (q.mean.double() - p.mean.double()) / std
+    exact = -(d * z.double() + d**2 / 2).flatten(2).sum(-1)
+    naive = density(p, q.sample(z)) - density(q, q.sample(z))
+    assert float((naive - exact).abs().max()) > 0.1, "not in the corner"
+    torch.testing.assert_close(p.log_ratio(q, z), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_log_ratio_of_a_particle_looks_at_that_particle_only():
+    p, q, z = Gaussian(randn(*SHAPE), 0.5), Gaussian(randn(*SHAPE, seed=1), 0.5), randn(*SHAPE)
+    moved = Gaussian(q.mean.clone(), 0.5)
+    moved.mean[1, 2] += 3
+    changed = p.log_ratio(q, z) != p.log_ratio(moved, z)
+    assert changed.nonzero().tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("std", [0.4, positive(4, 2, seed=5)], ids=["float", "tensor"])
+def test_kl_is_that_of_torch_distributions(std):
+    q, p = Gaussian(randn(*SHAPE, seed=1), std), Gaussian(randn(*SHAPE, seed=2), std)
+    laws = [Normal(g.mean, torch.as_tensor(std, dtype=F64)) for g in (q, p)]
+    expected = kl_divergence(*laws).flatten(2).sum(-1)
+    torch.testing.assert_close(q.kl(p), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_sample_is_mean_plus_std_times_noise():
+    p, z = Gaussian(randn(*SHAPE), 0.25), randn(*SHAPE, seed=1)
+    torch.testing.assert_close((p.sample(z) - p.mean) / 0.25, z)
+
+
+@pytest.mark.parametrize(("std", "dirac"), [(0.0, True), (1e-300, False), (torch.zeros(2), False)])
+def test_only_a_float_zero_is_a_dirac(std, dirac):
+    assert Gaussian(randn(*SHAPE), std).is_dirac is dirac
+
+
+def population():
+    x, log_w = randn(2, 4, 3), randn(2, 4, seed=1)
+    eve = torch.arange(8).reshape(2, 4) % 4
+    carry = {"x0_hat": randn(2, 4, 3, seed=2), "flag": randn(2, 4, seed=3) > 0}
+    return Particles(x, log_w, eve, carry)
+
+
+def test_take_gathers_every_field_of_the_record():
+    before, ancestors = population(), torch.tensor([[3, 3, 0, 1], [2, 0, 0, 2]])
+    after = before.take(ancestors)
+    per_particle = {f.name for f in dataclasses.fields(Particles)}
+    assert per_particle == {"x", "log_w", "eve", "carry"}, "a new field: is it gathered, too?"
+    pairs = [(getattr(before, n), getattr(after, n)) for n in ("x", "log_w", "eve")]
+    pairs += [(before.carry[n], after.carry[n]) for n in before.carry]
+    assert after.carry.keys() == before.carry.keys()
+    for old, new in pairs:
+        assert (new.shape, new.dtype) == (old.shape, old.dtype)
+        for s in range(2):
+            for n in range(4):
+                assert torch.equal(new[s, n], old[s, ancestors[s, n]])
+
+
+def test_take_leaves_the_old_population_alone():
+    before, kept = population(), population()
+    before.take(torch.zeros(2, 4, dtype=torch.int64)).x.zero_()
+    assert torch.equal(before.x, kept.x)
+
+
+def test_reweighted_changes_the_weights_only():
+    before = population()
+    after = before.reweighted(torch.zeros(2, 4, dtype=F64))
+    assert (after.log_w == 0).all()
+    assert after.x is before.x
+    assert after.carry is before.carry
+
+
+@pytest.mark.parametrize("record", [Particles, Gaussian, Look, Level, Moments])
+def test_records_are_frozen(record):
+    assert record.__dataclass_params__.frozen
+    level = Level(0.5, 0.6, 0.8)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        level.alpha = 1.0
+
+
+def test_level_ratio_is_sigma_over_alpha():
+    assert Level(0.5, 0.5, 2.0).ratio == 4.0
+    assert Level(1.0, 0.0, 1.0).ratio == math.inf
+
+
+def test_prior_width_is_the_posterior_variance_of_one_coordinate():
+    t, V = Level(0.5, 0.6, 0.8), torch.tensor([0.0, 0.3, 2.0, math.inf], dtype=F64)
+    noisy = t.alpha**2 * V[1:3] + t.sigma**2
+    exact = V[1:3] - (t.alpha * V[1:3]) ** 2 / noisy
+    torch.testing.assert_close(t.prior_width(V)[1:3], exact, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        t.prior_width(V)[[0, 3]], torch.tensor([0.0, t.ratio**2], dtype=F64), rtol=1e-12, atol=0
+    )
+
+
+def test_prior_width_at_the_ends():
+    V = torch.tensor([0.3, 2.0], dtype=F64)
+    torch.testing.assert_close(Level(0.0, 1.0, 0.0).prior_width(V), torch.zeros(2, dtype=F64))
+    torch.testing.assert_close(Level(1.0, 0.0, 1.0).prior_width(V), V)
+
+
+def test_a_look_without_an_answer_says_so():
+    look = Look(randn(*SHAPE), randn(*SHAPE), Level(0.5, 0.6, 0.8))
+    with pytest.raises(AttributeError, match=r"made without that field"):
+        _ = look.value
+    with pytest.raises(AttributeError, match=r"made without that field"):
+        _ = look.slope
+
+
+def test_moments_move_with_or_without_a_basis():
+    v, U = torch.linalg.eigh(torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=F64))
+    for basis in (None, U):
+        moved = Moments(torch.zeros(2, dtype=F64), v, basis).to("cpu")
+        assert torch.equal(moved.variance, v)
+        assert (moved.basis is None) == (basis is None)
