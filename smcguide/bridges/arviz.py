@@ -1,7 +1,7 @@
 """A posterior for ArviZ: `InferenceData` with ArviZ 0.x, `xarray.DataTree` with 1.x.
 
-ArviZ summarises equal-weight draws, so the group `posterior` holds a resample; the weighted particles
-are in `weighted_posterior`, and the history of the run is in `smc` (see `bridges.netcdf`).
+ArviZ summarises equal-weight draws, so the group `posterior` holds a resample; the weighted
+particles are in `weighted_posterior`, the history of the run in `smc` (see `bridges.netcdf`).
 """
 
 from typing import Any
@@ -14,9 +14,9 @@ from smcguide.posterior import Posterior
 def to_arviz(posterior: Posterior, num_draws: int | None = None) -> Any:
     """A posterior as ArviZ's own container.
 
-    A chain is a system, so R-hat compares replicates of one problem (num_systems=4), and means
-    nothing for systems with different observations. The draws of one chain are exchangeable: ArviZ's
-    effective sample size of them says nothing about the weights, `posterior.ess` does.
+    A chain is a system: R-hat compares replicates of one problem (num_systems=4) and means nothing
+    for systems with different observations. ArviZ's effective sample size looks for
+    autocorrelation, of which equal-weight draws have none; of the weights speaks `posterior.ess`.
 
     Arguments:
         posterior: what to export.
@@ -36,4 +36,5 @@ def to_arviz(posterior: Posterior, num_draws: int | None = None) -> Any:
 
         return DataTree.from_dict(groups)
     root = groups.pop("/")
-    return arviz.InferenceData(attrs=root.attrs, **groups)
+    members: dict[str, Any] = dict(groups)
+    return arviz.InferenceData(attrs=root.attrs, **members)

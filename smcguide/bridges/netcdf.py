@@ -16,7 +16,6 @@ version, and evaluations, settings and flags as JSON.
 import json
 import os
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -38,11 +37,10 @@ _FLAGS = ("has_systems", "are_replicates")
 
 
 def library_version() -> str:
-    """The version of smcguide, "unknown" where it is used without being installed."""
-    try:
-        return version("smcguide")
-    except PackageNotFoundError:
-        return "unknown"
+    """The version of smcguide."""
+    from smcguide import __version__
+
+    return __version__
 
 
 def to_numpy(a: Tensor) -> np.ndarray:
@@ -61,7 +59,7 @@ def datasets(posterior: Posterior, num_draws: int | None = None) -> "dict[str, D
         InvalidInput: for num_draws below 1.
         MissingExtra: without xarray.
     """
-    xr = _require("xarray")
+    xr = require("xarray")
     S, N = posterior.log_w.shape
     num_draws = min(N, MOST_DRAWS) if num_draws is None else num_draws
     if num_draws < 1:
@@ -95,7 +93,7 @@ def save(posterior: Posterior, path: Path) -> None:
         MissingExtra: without xarray or h5netcdf.
     """
     groups = datasets(posterior)
-    _require("h5netcdf")
+    require("h5netcdf")
     unfinished = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
         for group, dataset in groups.items():
@@ -119,8 +117,8 @@ def load(path: Path) -> Posterior:
         InvalidInput: for a file that `save` did not write.
         MissingExtra: without xarray or h5netcdf.
     """
-    xr = _require("xarray")
-    _require("h5netcdf")
+    xr = require("xarray")
+    require("h5netcdf")
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
 
@@ -183,7 +181,7 @@ def _tensor(variable: Any) -> Tensor:
     return torch.from_numpy(np.array(variable.values))
 
 
-def _require(package: str) -> Any:
+def require(package: str) -> Any:
     """The package of the extra `arviz`, imported now.
 
     Raises:

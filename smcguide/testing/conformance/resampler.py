@@ -44,7 +44,7 @@ class ResamplerSuite(Suite):
         self, device: torch.device, alive: str
     ) -> None:
         N = 65_536
-        log_w = normal((4, N), generator("float32", device), torch.float32)
+        log_w = normal((16, N), generator("float32", device), torch.float32)
         index = torch.arange(N, device=device)
         living = {"head": index < N - 9, "tail": index >= 9, "odd": index % 2 == 1}[alive]
         log_w = log_w.masked_fill(~living, -torch.inf)

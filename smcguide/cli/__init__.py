@@ -1,0 +1,57 @@
+"""The command line: `smcguide demo`, `smcguide --version`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from smcguide.errors import MissingExtra, SmcguideError
+
+
+def main() -> None:
+    """Entry point of the command `smcguide`; an expected error is one line, not a traceback."""
+    try:
+        _app()()
+    except SmcguideError as error:
+        sys.exit(f"smcguide: {error}")
+
+
+def _app() -> Any:
+    """The typer application.
+
+    Raises:
+        MissingExtra: without typer.
+    """
+    try:
+        import typer
+    except ImportError as error:
+        raise MissingExtra("typer", "cli", "The command line") from error
+
+    app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            from smcguide import __version__
+
+            print(f"smcguide {__version__}")
+            raise typer.Exit
+
+    version = typer.Option("--version", callback=show_version, is_eager=True, help="Show it, exit.")
+
+    @app.callback()
+    def about(show: Annotated[bool, version] = False) -> None:
+        """Sequential Monte Carlo with pretrained diffusion priors."""
+
+    @app.command()
+    def demo(
+        fast: Annotated[bool, typer.Option("--fast", help="Fewer particles and steps.")] = False,
+        device: Annotated[str, typer.Option(help="Where to run, e.g. cpu or cuda.")] = "cpu",
+        out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("smcguide-demo"),
+        seed: Annotated[int, typer.Option(help="Of measurements and particles.")] = 0,
+    ) -> None:
+        """Three inverse problems on four real handwritten digits, with tables and a picture."""
+        from smcguide.cli.demo import run_demo
+
+        sizes = {"num_particles": 128, "num_steps": 50} if fast else {}
+        run_demo(out, device=device, seed=seed, **sizes)
+
+    return app

@@ -1,0 +1,77 @@
+"""When to resample: each rule on its own, and obeyed by a run."""
+
+import math
+
+import pytest
+import torch
+
+import smcguide as sg
+from smcguide.errors import InvalidInput
+
+F64 = torch.float64
+
+
+def weights_of_ess(*ess, N=10):
+    """Log-weights (S, N) with k equal living particles in system s, k = ess[s]."""
+    rows = [[0.0] * k + [-math.inf] * (N - k) for k in ess]
+    return torch.tensor(rows, dtype=F64)
+
+
+def test_always_and_never_do_not_look_at_the_weights():
+    log_w = weights_of_ess(1, 10)
+    assert sg.triggers.always()(0, log_w) is True
+    assert sg.triggers.never()(0, log_w) is False
+
+
+def test_ess_below_decides_for_each_system():
+    fires = sg.triggers.ess_below(0.5)(3, weights_of_ess(1, 4, 6, 10))
+    assert fires.tolist() == [True, True, False, False]
+
+
+def test_ess_below_one_fires_for_any_unequal_weights():
+    slightly = weights_of_ess(10, 9)
+    slightly[0, 0] += 0.1
+    assert sg.triggers.ess_below(1.0)(0, slightly).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, math.nan])
+def test_ess_below_refuses_fractions_outside_zero_one(fraction):
+    with pytest.raises(InvalidInput, match=r"fraction must be in \(0, 1\]"):
+        sg.triggers.ess_below(fraction)
+
+
+def test_at_steps_names_its_steps():
+    trigger = sg.triggers.at_steps((0, 3))
+    assert [k for k in range(6) if trigger(k, weights_of_ess(1))] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "steps"),
+    [
+        (sg.triggers.always(), [1, 2, 3, 4]),
+        (sg.triggers.never(), []),
+        (sg.triggers.at_steps((0, 2)), [1, 3]),
+        (sg.triggers.ess_below(1e-9), []),
+        (sg.triggers.ess_below(1.0), [1, 2, 3, 4]),
+        (lambda k, log_w: torch.tensor([k == 1, False]), [2]),
+    ],
+    ids=["always", "never", "at_steps", "ess_below tiny", "ess_below one", "a function"],
+)
+def test_a_run_resamples_when_the_trigger_says_so(trigger, steps):
+    prior = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, 1, dtype=F64), scale=1.0)
+    model = sg.GuidedDiffusion(
+        prior,
+        lambda x: x[:, 0] ** 2,
+        kernel=sg.kernels.DDPM(),
+        times=sg.grids.uniform(4),
+        potential=sg.potentials.Tweedie(0.5),
+        proposal=sg.proposals.Bootstrap(),
+    )
+    result = sg.run(model, num_particles=20, num_systems=2, trigger=trigger, progress=False)
+    fired = result.trace["resampled"][0].nonzero()[:, 0].tolist()
+    assert fired == steps
+
+
+def test_triggers_say_what_they_are():
+    assert repr(sg.triggers.ess_below(0.3)) == "ess_below(fraction=0.3)"
+    assert repr(sg.triggers.at_steps((1, 2))) == "at_steps(steps=(1, 2))"
