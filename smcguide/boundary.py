@@ -72,7 +72,7 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
         )
     if proposal.is_guided:
         _check_gradient(cost, x, proposal)
-        _check_noise(model, x[:1, :1], proposal)
+        _check_noise(model, proposal)
 
 
 def _check_gradient(cost: Any, x: Tensor, proposal: Any) -> None:
@@ -93,11 +93,10 @@ def is_differentiable(cost: Any, x: Tensor) -> bool:
         return False
 
 
-def _check_noise(model: Any, x: Tensor, proposal: Any) -> None:
-    for t, s in zip(model.levels[:-2], model.levels[1:-1], strict=True):
-        if model.kernel.step(x, x, t, s, None).is_dirac:
+def _check_noise(model: Any, proposal: Any) -> None:
+    for k in range(model.num_steps - 1):
+        if model.is_noiseless(k):
             raise InvalidInput(
-                f"{model.kernel!r} has no noise in the step from time {t.time:.4g} to {s.time:.4g}, so "
-                f"the shift of the guided proposal {proposal!r} could not be weighted. Use "
+                f"{model.kernel!r} has no noise in the step from time {model.time(k):.4g}, so the shift of the guided proposal {proposal!r} could not be weighted. Use "
                 "kernels.DDIM(eta=1.0) or another eta > 0, or proposals.Bootstrap()."
             )

@@ -97,7 +97,7 @@ def _iterate(
 
     for k in range(model.num_steps):
         # resample
-        decision = trigger(k, particles.log_w)
+        decision = False if model.is_noiseless(k) else trigger(k, particles.log_w)
         fires = torch.as_tensor(decision, device=log_z.device).expand(shape[0])
         if decision is False:
             ancestors = own

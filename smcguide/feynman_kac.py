@@ -82,6 +82,11 @@ class FeynmanKac(ABC):
         """A label for the states after k transitions."""
         return float(k)
 
+    def is_noiseless(self, k: int) -> bool:
+        """Whether transition k adds no noise. The engine never resamples before such a step: copies
+        would stay copies."""
+        return False
+
     def report(self, carry: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Numbers per system (S,) to keep in the trace."""
         return {}

@@ -137,6 +137,10 @@ class GuidedDiffusion(FeynmanKac):
     def report(self, carry: Carry) -> dict[str, Tensor]:
         return {"path_kl": carry["path_kl"].mean(-1)}
 
+    def is_noiseless(self, k: int) -> bool:
+        dot = torch.zeros((1, 1, *self.event_shape), dtype=self.prior.dtype, device=self.device)
+        return self.kernel.step(dot, dot, *self.levels[k : k + 2], None).is_dirac
+
     def time(self, k: int) -> float:
         return self.levels[k].time
 

@@ -124,9 +124,10 @@ def test_only_systems_below_the_threshold_resample() -> None:
         assert before.log_w.dtype == F64
 
 
-def test_clones_get_fresh_noise() -> None:
+def test_clones_get_fresh_noise_and_noiseless_steps_are_not_resampled() -> None:
     post = sg.run(model(), num_particles=100, trigger=sg.triggers.always(), record=("ancestors",))
-    assert len(post.recorded["ancestors"][0, -1].unique()) < 100
+    assert len(post.recorded["ancestors"][0, -2].unique()) < 100
+    assert post.trace["resampled"][0].tolist() == [False, *[True] * 7, False]
     assert len(post.x[0].unique(dim=0)) == 100
 
 

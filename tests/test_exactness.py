@@ -30,7 +30,7 @@ PROPOSALS = {
     "dtm, adam, warm start": P.DTM(solver="adam", learning_rate=0.3, num_iters=2, warm_start=True),
     "dtm, gauss-newton": P.DTM(solver="gauss_newton", num_iters=2, guide=Q.InflatedGaussian()),
     "dtm, own guide": P.DTM(guide=Q.Tweedie(0.3)),
-    "dtm, published": P.DTM(objective=P.Published(gamma=1.0), num_iters=2, learning_rate=0.2),
+    "dtm, published": P.DTM(objective=P.Published(gamma=1.0), num_iters=2, learning_rate=0.05),
 }
 POTENTIALS = {
     "inflated": Q.InflatedGaussian(),
@@ -81,7 +81,7 @@ def test_evidence_and_mean_are_exact_A1_A12(proposal: str, potential: str) -> No
     z_test(ratio, 1.0, ceiling=0.05)
     mean = oracle(model).posterior(A, Y, STD).mean
     for i in range(2):  # Z_hat times the self-normalised mean is unbiased for Z times the mean
-        z_test(ratio * post.mean()[:, i], float(mean[i]), ceiling=0.08)
+        z_test(ratio * post.mean()[:, i], float(mean[i]), ceiling=0.1)
 
 
 @pytest.mark.parametrize("resampler", [sg.resamplers.Multinomial(), sg.resamplers.Stratified()])

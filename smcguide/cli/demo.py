@@ -60,8 +60,7 @@ def tasks(truth: Tensor, seed: int = 0) -> list[Task]:
     def noisy(clean: Tensor, std: float) -> Tensor:
         return clean + std * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
 
-    upper = torch.zeros(truth.shape[1:], dtype=torch.bool)
-    upper[:, :4] = True
+    upper = torch.arange(8)[:, None].expand(truth.shape[1:]) < 4
     y = noisy(truth, 0.2)
     missing = Task(
         "missing",
@@ -173,12 +172,9 @@ def _table(
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    calls = posterior.evaluations
-    cost = (
-        f"network evaluations: {calls['network_forward']:,} forward, "
-        f"{calls['network_backward']:,} backward; {seconds:.1f} seconds"
-    )
-    table = Table(title=task.title, caption=cost, box=SIMPLE_HEAD)
+    forward, backward = (posterior.evaluations[f"network_{way}"] for way in ("forward", "backward"))
+    caption = f"{forward:,} forward and {backward:,} backward network evaluations, {seconds:.1f} s"
+    table = Table(title=task.title, caption=caption, box=SIMPLE_HEAD)
     for name in ("", "log evidence", "ESS", "unique ancestors", "RMSE", "90 % coverage"):
         table.add_column(name, justify="right")
     error, inside = scores(posterior, truth)

@@ -26,7 +26,7 @@ TIMES = torch.tensor([1.0, 0.55, 0.3, 0.12, 0.0], dtype=torch.float64)
 MEAN = torch.tensor([0.5, -0.3], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=torch.float64)
 MATRIX = torch.tensor([[1.0, -0.4]], dtype=torch.float64)
-OBSERVED = torch.tensor([1.4], dtype=torch.float64)
+OBSERVED = torch.tensor([1.9], dtype=torch.float64)
 NOISE_STD = 0.5
 POTENTIALS = pytest.mark.parametrize("potential", [InflatedGaussian(), Terminal()], ids=repr)
 

@@ -1,0 +1,186 @@
+"""Saved posteriors: nothing is lost, other programs can read them, foreign files are refused."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+import xarray as xr
+
+import smcguide as sg
+from smcguide.bridges.netcdf import datasets
+
+
+def gaussian_run(event=(2,), dtype=torch.float64, systems=None, batched=0, **options):
+    """A small guided run on a mixture, with resampling."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(3, *event, generator=generator, dtype=dtype)
+    prior = sg.priors.GaussianMixture(torch.ones(3), means, scale=0.3)
+    d = means[0].numel()
+    y = torch.randn(*([batched] if batched else []), d, generator=generator, dtype=dtype)
+    cost = sg.costs.LinearGaussian(torch.eye(d), y, 0.3, batched=bool(batched))
+    model = sg.GuidedDiffusion(
+        prior,
+        cost,
+        kernel=sg.kernels.DDIM(eta=1.0),
+        times=sg.grids.karras(6),
+        potential=sg.potentials.Terminal(),
+        proposal=sg.proposals.Bootstrap(),
+    )
+    trigger = options.pop("trigger", sg.triggers.always())
+    return sg.run(model, num_particles=20, num_systems=systems, trigger=trigger, **options)
+
+
+class ScalarWalk(sg.FeynmanKac):
+    """A user's own model with events of shape (), and a particle that dies."""
+
+    num_steps, event_shape = 3, ()
+
+    def initial(self, shape, generator):
+        x = torch.randn(shape, generator=generator)
+        log_g = torch.zeros(shape)
+        log_g[:, 0] = -torch.inf
+        return sg.Propagated(x, log_g)
+
+    def step(self, k, x, carry, generator):
+        return sg.Propagated(x + 1, torch.zeros_like(x))
+
+
+RUNS = {
+    "no systems": lambda: gaussian_run(),
+    "float32 images": lambda: gaussian_run((1, 2, 3), torch.float32),
+    "replicates": lambda: gaussian_run(systems=3),
+    "one system asked for": lambda: gaussian_run(systems=1),
+    "one observation per system": lambda: gaussian_run(batched=2),
+    "never resampled": lambda: gaussian_run(trigger=sg.triggers.never()),
+    "recorded": lambda: gaussian_run(
+        (2, 2), batched=2, record=("ancestors", "particles", "log_weights")
+    ),
+    "scalar events": lambda: sg.run(ScalarWalk(), num_particles=7, trigger=sg.triggers.never()),
+    "pooled": lambda: gaussian_run(systems=3).pooled(),
+}
+
+
+@pytest.fixture(params=RUNS, ids=lambda name: name.replace(" ", "-"))
+def posterior(request):
+    return RUNS[request.param]()
+
+
+def assert_same(a, b, name=""):
+    """Equal to the bit: same type, dtype, shape and bytes."""
+    if isinstance(a, torch.Tensor):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+        assert a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes(), name
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), name
+        for key in a:
+            assert_same(a[key], b[key], f"{name}[{key}]")
+    else:
+        assert a == b and type(a) is type(b), name
+
+
+def test_load_of_save_is_the_same_posterior(posterior, tmp_path):
+    posterior.save(tmp_path / "run.nc")
+    loaded = sg.Posterior.load(tmp_path / "run.nc")
+    for field in dataclasses.fields(posterior):
+        assert_same(getattr(posterior, field.name), getattr(loaded, field.name), field.name)
+
+
+def test_load_of_save_answers_every_question_identically(posterior, tmp_path):
+    posterior.save(str(tmp_path / "run.nc"))
+    loaded = sg.Posterior.load(str(tmp_path / "run.nc"))
+    questions = {
+        "mean": lambda p: p.mean(),
+        "std": lambda p: p.std(),
+        "quantile": lambda p: p.quantile([0.05, 0.5, 0.95]),
+        "expect": lambda p: p.expect(torch.sin),
+        "draws": lambda p: p.draws(50, seed=3),
+        "weights": lambda p: p.weights,
+        "log_evidence": lambda p: p.log_evidence,
+        "log_evidence_se": lambda p: p.log_evidence_se,
+        "method": lambda p: p.log_evidence_method,
+        "ess": lambda p: p.ess,
+        "bound": lambda p: p.dtm_bound,
+        "summary": lambda p: p.summary(),
+    }
+    for name, ask in questions.items():
+        assert_same(ask(posterior), ask(loaded), name)
+
+
+def test_each_group_opens_in_plain_xarray(tmp_path):
+    posterior = gaussian_run((2, 3), batched=2, record=("particles",))
+    path = tmp_path / "run.nc"
+    posterior.save(path)
+    expected = {
+        "posterior": {"chain": 2, "draw": 20, "x0_dim_0": 2, "x0_dim_1": 3},
+        "sample_stats": {"chain": 2, "draw": 20},
+        "weighted_posterior": {"chain": 2, "particle": 20, "x0_dim_0": 2, "x0_dim_1": 3},
+        "smc": {"chain": 2, "step": 7, "particle": 20, "x0_dim_0": 2, "x0_dim_1": 3},
+    }
+    groups = {name: xr.open_dataset(path, group=name, engine="h5netcdf") for name in expected}
+    try:
+        assert {name: dict(group.sizes) for name, group in groups.items()} == expected
+        particle = torch.from_numpy(groups["sample_stats"]["particle"].values)
+        draws = torch.from_numpy(groups["posterior"]["x0"].values)
+        assert torch.equal(draws, posterior.x[torch.arange(2)[:, None], particle])
+        smc = groups["smc"]
+        assert torch.equal(torch.from_numpy(smc["log_evidence"].values), posterior.log_evidence)
+        assert torch.equal(
+            torch.from_numpy(smc["log_evidence_trace"].values), posterior.trace["log_evidence"]
+        )
+        assert smc["resampled"].dtype == bool and smc["resampled"].dims == ("chain", "step")
+        assert smc["time"].dims == ("step",) and smc["dtm_bound"].dims == ("chain",)
+    finally:
+        for group in groups.values():
+            group.close()
+
+
+def test_attributes_of_the_file_are_text(tmp_path):
+    posterior = gaussian_run()
+    posterior.save(tmp_path / "run.nc")
+    with xr.open_dataset(tmp_path / "run.nc", engine="h5netcdf") as root:
+        assert all(isinstance(value, str) for value in root.attrs.values())
+        assert root.attrs["inference_library_version"] == sg.__version__
+        assert json.loads(root.attrs["settings"])["num_particles"] == 20
+        assert json.loads(root.attrs["evaluations"]) == dict(posterior.evaluations)
+
+
+def test_draws_are_equal_weight_and_at_most_1000():
+    x = torch.arange(3000.0, dtype=torch.float64)[None, :, None]
+    log_w = torch.where(torch.arange(3000) < 1500, 0.0, -torch.inf).double()[None]
+    small = gaussian_run()
+    many = dataclasses.replace(small, x=x, log_w=log_w, eves=torch.arange(3000)[None])
+    index = datasets(many)["sample_stats"]["particle"].values
+    assert index.shape == (1, 1000)
+    assert index.max() < 1500  # never a particle of weight zero
+    assert len(set(index[0] // 15)) == 100  # stratified: every percent of the weight is there
+
+
+def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
+    posterior, path = gaussian_run(), tmp_path / "run.nc"
+    posterior.save(path)
+    gaussian_run(seed=1).save(path)
+    before = path.read_bytes()
+    unwritable = {"odd": torch.zeros(1, 7, dtype=torch.complex64)}
+    with pytest.raises(ValueError, match="complex"):
+        dataclasses.replace(posterior, trace={**posterior.trace, **unwritable}).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_text_file_is_refused(tmp_path):
+    (tmp_path / "notes.nc").write_text("no posterior")
+    with pytest.raises(sg.InvalidInput, match=r"notes\.nc' is not a netCDF 4 file"):
+        sg.Posterior.load(tmp_path / "notes.nc")
+
+
+def test_a_file_of_another_program_is_refused_saying_what_it_holds(tmp_path):
+    other = xr.Dataset({"x": ("t", [1.0])}, attrs={"Conventions": "CF-1.8"})
+    other.to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    with pytest.raises(sg.InvalidInput, match=r"is None\. Attributes found: \['Conventions'\]"):
+        sg.Posterior.load(tmp_path / "other.nc")
+
+
+def test_a_missing_file_is_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.nc"):
+        sg.Posterior.load(tmp_path / "nothing.nc")
