@@ -70,7 +70,9 @@ def explicit(prior: Prior, cost: Any, **change: Any) -> sg.GuidedDiffusion:
 
 
 def run(prior: Prior, cost: Any, **change: Any) -> sg.Posterior:
-    return sg.sample(prior, cost, **{"num_particles": 8, "num_steps": 4, "progress": False} | change)
+    return sg.sample(
+        prior, cost, **{"num_particles": 8, "num_steps": 4, "progress": False} | change
+    )
 
 
 def test_good_input_is_the_other_side_of_every_refusal(prior: Watched) -> None:
@@ -206,8 +208,8 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "one system of a batch": (MIXED, {"num_systems": 1}, r"num_systems=1, .* each of 4 systems"),
     "no chunk": (good(), {"chunk_size": 0}, r"chunk_size must be at least 1 or None, got 0"),
     "negative chunk": (good(), {"chunk_size": -4}, r"chunk_size must be at least 1"),
-    "half precision": (good(), {"dtype": torch.float16}, r"float32 or torch.float64, got .*float16"),
-    "bfloat16": (good(), {"dtype": torch.bfloat16}, r"got torch\.bfloat16.*half-precision network"),
+    "half precision": (good(), {"dtype": torch.float16}, r"float32 or torch.float64, got .*16"),
+    "bfloat16": (good(), {"dtype": torch.bfloat16}, r"got torch\.bfloat16.*half-precision net"),
     "whole numbers": (good(), {"dtype": torch.int64}, r"got torch\.int64"),
     "increasing times": (good(), {"times": [0.0, 0.5, 1.0]}, r"strictly decreasing times"),
     "times that stop early": (good(), {"times": [1.0, 0.5, 0.1]}, r"the last exactly 0"),
@@ -220,7 +222,7 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no step": (good(), {"num_steps": 0}, r"at least 2 steps, got num_steps=0"),
     "unknown record": (good(), {"record": ["weights"]}, r"unknown names \['weights'\]; there are"),
     "progress in words": (good(), {"progress": "yes"}, r"'auto' or a function, got 'yes'"),
-    "numpy and DTM": (by_numpy, {"proposal": DTM()}, r"DTM.*by_numpy.*use\s+proposals\.Bootstrap"),
+    "numpy and DTM": (by_numpy, {"proposal": DTM()}, r"DTM.*by_numpy.*proposals\.Bootstrap"),
     "numpy and Gradient": (by_numpy, {"proposal": Gradient()}, r"cannot be differentiated"),
     "detached and DTM": (detached, {"proposal": DTM()}, r"DTM.*cost detached, which cannot be"),
     "detached and Gradient": (detached, {"proposal": Gradient()}, r"cannot be differentiated"),
@@ -261,7 +263,6 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_arguments_are_refused_before_the_network(name: str, prior: Watched) -> None:
     cost, arguments, message = ARGUMENTS[name]
-    message = message.replace("use\\s", "(?i:use)\\s")
     with pytest.raises(sg.InvalidInput, match=rf"(?s){message}"):
         run(prior, cost, **arguments)
     assert prior.asked == []
@@ -429,7 +430,7 @@ class Partly(TerminalCost):
         return torch.where(beyond, self.value, x0.square().sum(-1) / 50)
 
     def __repr__(self) -> str:
-        return "the cost with an edge"
+        return "with an edge"
 
 
 @dataclass(frozen=True)
@@ -460,7 +461,7 @@ def check_error(error: sg.DegenerateWeights, bad: Tensor, N: int) -> None:
 @pytest.mark.parametrize("value", [NAN, -INF])
 def test_a_cost_that_fails_at_the_end_of_some_paths(value: float, prior: Watched) -> None:
     model = explicit(prior, Partly(value), potential=Terminal())
-    with pytest.raises(sg.DegenerateWeights, match=r"(?s)Culprit: the cost the cost with an edge") as e:
+    with pytest.raises(sg.DegenerateWeights, match=r"(?s)Culprit: the cost with an edge") as e:
         sg.run(model, num_particles=40, trigger=never())
     error = e.value
     bad = torch.isnan(error.particles.log_w) | torch.isposinf(error.particles.log_w)
@@ -501,7 +502,9 @@ def test_a_hard_constraint_with_a_value_at_the_estimate_is_not_answered_wrongly(
     truth = math.log(0.5 * math.erfc(-0.5 / math.sqrt(2)))
     exact = run(prior, inside, potential=Terminal(), num_particles=4000, num_steps=40)
     assert float(exact.log_evidence) == pytest.approx(truth, abs=0.1)
-    with pytest.raises(sg.DegenerateWeights, match=r"with hard constraints use potentials\.Terminal"):
+    with pytest.raises(
+        sg.DegenerateWeights, match=r"with hard constraints use potentials\.Terminal"
+    ):
         run(prior, inside, num_particles=400, num_steps=40, trigger=always())
 
 
@@ -511,6 +514,24 @@ def test_a_value_that_is_lost_for_all(prior: Watched) -> None:
         sg.run(model, num_particles=40)
     assert e.value.count == 40
     check_error(e.value, torch.ones(1, 40, dtype=torch.bool), 40)
+
+
+def test_a_model_of_ones_own_may_kill_particles_on_the_way() -> None:
+    class Survival(sg.FeynmanKac):
+        """Three fair coins; tails is death."""
+
+        num_steps, event_shape = 2, (1,)
+
+        def initial(self, shape: tuple[int, int], generator: torch.Generator) -> sg.Propagated:
+            coin = torch.rand(*shape, 1, generator=generator, dtype=F64)
+            return sg.Propagated(coin, torch.where(coin[..., 0] < 0.5, 0.0, -INF))
+
+        def step(self, k: int, x: Tensor, carry: Any, generator: torch.Generator) -> sg.Propagated:
+            return self.initial(tuple(x.shape[:2]), generator)
+
+    for trigger in (never(), always()):
+        posterior = sg.run(Survival(), num_particles=4000, trigger=trigger)
+        assert float(posterior.log_evidence) == pytest.approx(-3 * math.log(2), abs=0.25)
 
 
 def test_an_impossible_constraint_leaves_nobody_alive(prior: Watched) -> None:

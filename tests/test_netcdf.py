@@ -156,16 +156,33 @@ def test_draws_are_equal_weight_and_at_most_1000():
     assert len(set(index[0] // 15)) == 100  # stratified: every percent of the weight is there
 
 
-def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
-    posterior, path = gaussian_run(), tmp_path / "run.nc"
-    posterior.save(path)
+def test_a_file_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
+    path, write = tmp_path / "run.nc", xr.Dataset.to_netcdf
+    gaussian_run().save(path)
     gaussian_run(seed=1).save(path)
     before = path.read_bytes()
-    unwritable = {"odd": torch.zeros(1, 7, dtype=torch.complex64)}
-    with pytest.raises(ValueError, match="complex"):
-        dataclasses.replace(posterior, trace={**posterior.trace, **unwritable}).save(path)
+
+    def until_the_disk_is_full(dataset, *args, group, **kwargs):
+        if group == "smc":
+            assert len(list(tmp_path.iterdir())) == 2  # the unfinished file is beside the old one
+            raise OSError("No space left on device")
+        return write(dataset, *args, group=group, **kwargs)
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", until_the_disk_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        gaussian_run(seed=2).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_of_the_trace_are_free(tmp_path):
+    """A model may report under names that the file uses, or cannot use."""
+    posterior = gaussian_run()
+    names = ("time", "a/b", "a_b", "dtm_bound")
+    odd = {name: torch.full((1, 7), i) for i, name in enumerate(names)}
+    posterior = dataclasses.replace(posterior, trace={**posterior.trace, **odd})
+    posterior.save(tmp_path / "run.nc")
+    assert_same(posterior.trace, sg.Posterior.load(tmp_path / "run.nc").trace)
 
 
 def test_a_text_file_is_refused(tmp_path):

@@ -81,12 +81,18 @@ def test_log_ratio_of_a_particle_looks_at_that_particle_only():
     assert changed.nonzero().tolist() == [[1, 2]]
 
 
-@pytest.mark.parametrize("std", [0.4, positive(4, 2, seed=5)], ids=["float", "tensor"])
-def test_kl_is_that_of_torch_distributions(std):
-    q, p = Gaussian(randn(*SHAPE, seed=1), std), Gaussian(randn(*SHAPE, seed=2), std)
-    laws = [Normal(g.mean, torch.as_tensor(std, dtype=F64)) for g in (q, p)]
+@pytest.mark.parametrize("case", STDS)
+def test_kl_is_that_of_torch_distributions(case):
+    std_p, std_q = STDS[case]
+    q, p = Gaussian(randn(*SHAPE, seed=1), std_q), Gaussian(randn(*SHAPE, seed=2), std_p)
+    laws = [Normal(g.mean, torch.as_tensor(g.std, dtype=F64)) for g in (q, p)]
     expected = kl_divergence(*laws).flatten(2).sum(-1)
     torch.testing.assert_close(q.kl(p), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_kl_of_diracs_is_zero():
+    p = Gaussian(randn(*SHAPE), 0.0)
+    assert torch.equal(p.kl(p), torch.zeros(2, 3, dtype=F64))
 
 
 def test_sample_is_mean_plus_std_times_noise():

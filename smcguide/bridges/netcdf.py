@@ -8,9 +8,9 @@ Groups, each readable on its own (`xarray.open_dataset(path, group="smc")`):
     smc                 log_evidence, log_evidence_se, dtm_bound (chain); time (step);
                         trace and recorded arrays (chain, step, ...)
 
-A chain is a system. In `smc` the attribute `role` of a variable says what it is; a trace whose name
-is that of a final number is called <name>_trace. The file's own attributes hold the format, the
-version, and evaluations, settings and flags as JSON.
+A chain is a system. In `smc` the attributes `role` and `name` of a variable say what it is; a trace
+whose name is that of a final number is called <name>_trace. The file's own attributes hold the
+format, the version, and evaluations, settings and flags as JSON.
 """
 
 import json
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = "smcguide posterior 1"
 MOST_DRAWS = 1000
+ENGINE = ("h5netcdf", "h5py")
 
 _FLAGS = ("has_systems", "are_replicates")
 
@@ -90,10 +91,11 @@ def save(posterior: Posterior, path: Path) -> None:
     """Write a posterior to `path`; a file that is there is replaced once the new one is complete.
 
     Raises:
-        MissingExtra: without xarray or h5netcdf.
+        MissingExtra: without xarray, h5netcdf or h5py.
     """
     groups = datasets(posterior)
-    require("h5netcdf")
+    for package in ENGINE:
+        require(package)
     unfinished = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
         for group, dataset in groups.items():
@@ -115,10 +117,11 @@ def load(path: Path) -> Posterior:
     Raises:
         FileNotFoundError: if there is no such file.
         InvalidInput: for a file that `save` did not write.
-        MissingExtra: without xarray or h5netcdf.
+        MissingExtra: without xarray, h5netcdf or h5py.
     """
     xr = require("xarray")
-    require("h5netcdf")
+    for package in ENGINE:
+        require(package)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
 
@@ -165,7 +168,9 @@ def _smc(posterior: Posterior, event: list[str]) -> dict[str, Any]:
     out |= {name: ("chain", to_numpy(a), {"role": "final"}) for name, a in final.items()}
     for role, arrays in (("trace", posterior.trace), ("recorded", posterior.recorded)):
         for name, a in arrays.items():
-            key = f"{name}_trace" if name in out else name
+            key = name.replace("/", "_")
+            while key in out:
+                key = f"{key}_{role}"
             out[key] = (axes[: a.ndim], to_numpy(a), {"role": role, "name": name})
     return out
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import smcguide as sg
-from smcguide.bridges.netcdf import require
+from smcguide.bridges.netcdf import ENGINE, require
 from smcguide.costs import GaussianLikelihood, LinearGaussian, TerminalCost
 from smcguide.errors import MissingExtra
 from smcguide.plots import plot_inverse_problem
@@ -121,7 +121,7 @@ def run_demo(
         MissingExtra: without one of the extras `arviz`, `cli`, `diffusers` and `plots`.
     """
     console = _console()
-    for package in ("xarray", "h5netcdf"):  # now, rather than when the first posterior is saved
+    for package in ("xarray", *ENGINE):  # now, rather than when the first posterior is saved
         require(package)
     truth, labels = digits()
     prior = sg.priors.load("digits")

@@ -121,8 +121,8 @@ class PotentialSuite(Suite):
                 x = self.states(prior, t)
                 value = potential.log_value(look_of(prior, x, t))
                 gaps.append(float((value + potential.cost(x / t.alpha)).abs().max()))
-            assert gaps[-1] < 1e-5, f"{potential!r}: |log psi + C| = {gaps} as sigma -> 0"
-            assert gaps[2] < gaps[1] < gaps[0], f"{potential!r}: |log psi + C| = {gaps}"
+            falls = gaps[2] < gaps[1] / 3 < gaps[0] / 9
+            assert falls and gaps[2] < 1e-2, f"{potential!r}: |log psi + C| = {gaps} as sigma -> 0"
 
 
 def _value_of_states(potential: Potential, prior: Prior, t: Level) -> Callable[[Tensor], Tensor]:

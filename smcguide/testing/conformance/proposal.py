@@ -65,8 +65,8 @@ class ProposalSuite(Suite):
         etas: kernels DDIM(eta) of the evidence test.
     """
 
-    ceilings: Mapping[str, float] = {"InflatedGaussian": 0.01, "Terminal": 0.02}
-    num_systems = 1500
+    ceilings: Mapping[str, float] = {"InflatedGaussian": 0.015, "Terminal": 0.015}
+    num_systems = 4000
     num_particles = 32
     etas: Sequence[float] = (1.0, 0.6)
 
