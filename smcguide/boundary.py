@@ -97,6 +97,18 @@ def _check_noise(model: Any, proposal: Any) -> None:
     for k in range(model.num_steps - 1):
         if model.is_noiseless(k):
             raise InvalidInput(
-                f"{model.kernel!r} has no noise in the step from time {model.time(k):.4g}, so the shift of the guided proposal {proposal!r} could not be weighted. Use "
+                f"{model.kernel!r} has no noise in the step from time {model.time(k):.4g}, so the "
+                f"shift of the guided proposal {proposal!r} could not be weighted. Use "
                 "kernels.DDIM(eta=1.0) or another eta > 0, or proposals.Bootstrap()."
             )
+
+
+def blame(model: Any, k: int) -> tuple[str, str]:
+    """Culprit and remedy for illegal weights after k transitions of a guided diffusion."""
+    if k == model.num_steps:
+        return f"the cost {model.cost!r}", "Check that it is finite where the posterior lives."
+    return (
+        f"the potential {model.potential!r} (or a NaN from the network)",
+        "Before the last step a value must be finite: with hard constraints use "
+        "potentials.Terminal(), else try InflatedGaussian() or a smaller strength.",
+    )

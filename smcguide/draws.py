@@ -1,6 +1,7 @@
 """Unguided draws from a prior's own chain, and the rehearsal made of them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def draw(
         chunk_size: largest batch in the network.
     """
     x, memory = prior.initial(num, levels[0], generator)[None], None
-    for t, s in zip(levels[:-1], levels[1:], strict=True):
+    for t, s in pairwise(levels):
         base = kernel.step(x, _denoise(prior, x[0], t, chunk_size)[None], t, s, memory)
         z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         x, memory = base.sample(z), base.memory
@@ -56,18 +57,23 @@ def rehearse(
     generator = torch.Generator(prior.device).manual_seed(0)
     size = max(1, torch.Size(prior.event_shape).numel())
     num = max(8, min(_NUM_DRAWS, _LARGEST_BANK // (size * _NUM_LEVELS)))
-    x0 = prior.exact_draws(num, generator)
+    x0, evaluations = prior.exact_draws(num, generator), 0
     if x0 is None:
         coarse = [*levels[: -2 : max(1, (len(levels) - 1) // _NUM_STEPS)], *levels[-2:]]
         x0 = draw(prior, kernel, coarse, num, generator, chunk_size)
+        evaluations = num * (len(coarse) - 1)
     bank = [*levels[: -2 : max(1, (len(levels) - 1) // _NUM_LEVELS)], levels[-2]]
     x0_hat = []
-    for t in reversed(bank):
+    for t in bank:
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         x0_hat.append(_denoise(prior, t.alpha * x0 + t.sigma * z, t, chunk_size))
-    log_snr = prior.schedule.log_snr(torch.tensor([t.time for t in reversed(bank)]))
+    log_snr = prior.schedule.log_snr(torch.tensor([t.time for t in bank], dtype=torch.float64))
     made = Rehearsal(
-        prior.moments() or _estimate(x0), x0, log_snr.flip(0), torch.stack(x0_hat).flip(0)
+        prior.moments() or _estimate(x0),
+        x0,
+        log_snr,
+        torch.stack(x0_hat),
+        evaluations + num * len(bank),
     )
     prior.rehearsal = (span, made)
     return made

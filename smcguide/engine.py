@@ -18,16 +18,17 @@ from torch import Generator, Tensor
 
 from smcguide import weights
 from smcguide.boundary import check_population
-from smcguide.errors import DegenerateWeights, InvalidInput
-from smcguide.feynman_kac import FeynmanKac, Propagated
+from smcguide.errors import InvalidInput
+from smcguide.feynman_kac import FeynmanKac
 from smcguide.posterior import Posterior
 from smcguide.progress import Progress
 from smcguide.records import Particles, StepInfo
 from smcguide.resamplers.base import Resampler
 from smcguide.resamplers.systematic import Systematic
+from smcguide.results import collect
+from smcguide.trace import RECORDABLE, raise_if_degenerate, step_info
 from smcguide.triggers import Trigger, ess_below
 
-_RECORDABLE = ("ancestors", "particles", "log_weights")
 _CHECK_EVERY = 16  # on a device that runs ahead of us
 
 
@@ -40,7 +41,11 @@ def _resample(
     ancestors = torch.where(fires[:, None], resampler(particles.log_w, generator), own)
     log_z = log_z + torch.where(fires, weights.log_mean_exp(particles.log_w), 0.0)
     particles = particles.take(ancestors)
-    return replace(particles, log_w=particles.log_w.masked_fill(fires[:, None], 0.0)), log_z, ancestors
+    return (
+        replace(particles, log_w=particles.log_w.masked_fill(fires[:, None], 0.0)),
+        log_z,
+        ancestors,
+    )
 
 
 def iterate(
@@ -72,10 +77,15 @@ def iterate(
         DegenerateWeights: when a weight is NaN or +inf, or a system has no living particle.
     """
     S = check_population(num_particles, num_systems, model)
-    if unknown := set(record) - set(_RECORDABLE):
-        raise InvalidInput(f"record: unknown names {sorted(unknown)}; there are {_RECORDABLE}.")
+    if unknown := set(record) - set(RECORDABLE):
+        raise InvalidInput(f"record: unknown names {sorted(unknown)}; there are {RECORDABLE}.")
     return _iterate(
-        model, (S, num_particles), resampler or Systematic(), trigger or ess_below(0.5), seed, record
+        model,
+        (S, num_particles),
+        resampler or Systematic(),
+        trigger or ess_below(0.5),
+        seed,
+        record,
     )
 
 
@@ -93,7 +103,7 @@ def _iterate(
     particles = Particles(first.x, first.log_g.double(), own, first.carry)
     log_z = torch.zeros(shape[0], dtype=torch.float64, device=first.x.device)
     ancestors, fires = own, torch.zeros_like(log_z, dtype=torch.bool)
-    yield particles, _info(model, 0, particles, log_z, ancestors, fires, first, record)
+    yield particles, step_info(model, 0, particles, log_z, ancestors, fires, first, record)
 
     for k in range(model.num_steps):
         # resample
@@ -108,66 +118,13 @@ def _iterate(
         # reweight
         log_w = particles.log_w + moved.log_g.double()
         particles = Particles(moved.x, log_w, particles.eve, moved.carry)
-        yield particles, _info(model, k + 1, particles, log_z, ancestors, fires, moved, record)
+        yield particles, step_info(model, k + 1, particles, log_z, ancestors, fires, moved, record)
 
 
 def _generators(seed: int, device: torch.device) -> list[Generator]:
     """Two independent streams: one for the model's noise, one for resampling."""
     states = np.random.SeedSequence(seed).generate_state(2, np.uint64)
     return [Generator(device).manual_seed(int(s >> np.uint64(1))) for s in states]
-
-
-def _distinct(index: Tensor) -> Tensor:
-    """Number of distinct entries per row of (S, N) indices below N."""
-    return torch.zeros_like(index).scatter_(1, index, 1).sum(1)
-
-
-def _info(
-    model: FeynmanKac,
-    step: int,
-    particles: Particles,
-    log_z: Tensor,
-    ancestors: Tensor,
-    resampled: Tensor,
-    moved: Propagated,
-    record: Sequence[str],
-) -> StepInfo:
-    log_w, N = particles.log_w, particles.log_w.shape[1]
-    illegal = (torch.isnan(moved.log_g) | torch.isposinf(moved.log_g) | torch.isnan(log_w)).sum(1)
-    dead = torch.isneginf(log_w).all(1)
-    kept = {"ancestors": ancestors, "particles": particles.x, "log_weights": log_w}
-    return StepInfo(
-        step=step,
-        time=model.time(step),
-        ess=weights.ess(log_w),
-        resampled=resampled,
-        log_evidence=log_z + weights.log_mean_exp(log_w),
-        unique_ancestors=_distinct(ancestors),
-        unique_eves=_distinct(particles.eve),
-        bad=torch.where(dead, N, illegal),
-        report=model.report(moved.carry),
-        recorded={name: kept[name] for name in record},
-    )
-
-
-def _raise_if_degenerate(
-    model: FeynmanKac, trace: list[StepInfo], particles: Particles, since: int
-) -> None:
-    """Look at the flags of the steps from `since` on; the only wait for the device."""
-    bad = torch.stack([info.bad for info in trace[since:]]).cpu()
-    if not bool(bad.any()):
-        return
-    row = int(bad.any(1).nonzero()[0])
-    system = int(bad[row].nonzero()[0])
-    info, count, N = trace[since + row], int(bad[row, system]), particles.log_w.shape[1]
-    culprit, remedy = model.culprit(info.step)
-    error = DegenerateWeights(
-        "No particle is left alive" if count == N else "Non-finite weights",
-        step=info.step, time=info.time, system=system, count=count, num_particles=N,
-        culprit=culprit, remedy=remedy,
-    )  # fmt: skip
-    error.particles, error.trace = particles, trace
-    raise error
 
 
 def run(
@@ -207,7 +164,7 @@ def run(
         for particles, info in steps:
             trace.append(info)
             if info.step % every == 0 or info.step == model.num_steps:
-                _raise_if_degenerate(model, trace, particles, checked)
+                raise_if_degenerate(model, trace, particles, checked)
                 checked = len(trace)
             bar.update(info)
     settings = {
@@ -215,7 +172,7 @@ def run(
         "trigger": repr(trigger), **{k: repr(v) for k, v in getattr(model, "parts", {}).items()},
     }  # fmt: skip
     after = getattr(model, "evaluations", {})
-    return Posterior.from_run(
+    return collect(
         particles,
         trace,
         evaluations={name: after[name] - before.get(name, 0) for name in after},

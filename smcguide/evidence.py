@@ -20,7 +20,13 @@ GENEALOGY = "genealogy heuristic, single run"
 
 
 def standard_error(
-    log_z: Tensor, W: Tensor, eves: Tensor, resamplings: Tensor, *, multinomial: bool, replicates: bool
+    log_z: Tensor,
+    W: Tensor,
+    eves: Tensor,
+    resamplings: Tensor,
+    *,
+    multinomial: bool,
+    replicates: bool,
 ) -> tuple[Tensor, str]:
     """Standard error of each system's log Z, (S,), and the name of the estimator.
 

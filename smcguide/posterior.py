@@ -1,11 +1,9 @@
 """The result of a run: weighted particles that answer questions.
 
 Answers carry a leading axis of systems S exactly when systems were asked for (num_systems, or one
-observation per system); sizes are never guessed. Weights are kept to the end: equal-weight draws are
-an explicit call.
+observation per system). Weights are kept to the end: equal-weight draws are an explicit call.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,6 @@ from torch import Tensor
 from smcguide import weights
 from smcguide.errors import InvalidInput
 from smcguide.evidence import standard_error
-from smcguide.records import Particles, StepInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +26,7 @@ class Posterior:
         log_w: (S, N) float64 final log-weights.
         eves: (S, N) index of each particle's ancestor in the initial population.
         log_z: (S,) log-evidence.
-        bound: (S,) variational lower bound of log Z, the mean of -(C + path KL); NaN where
-            resampling happened or the model has none.
+        bound: (S,) lower bound of log Z, mean of -(C + path KL); NaN where resampling happened.
         trace: name -> (S, K + 1): ess, resampled, log_evidence, unique_ancestors, unique_eves, ...
         times: (K + 1,) times of the states.
         recorded: name -> (S, K + 1, ...), what the run was asked to record.
@@ -53,27 +49,8 @@ class Posterior:
     has_systems: bool = True
     are_replicates: bool = True
 
-    @classmethod
-    def from_run(cls, particles: Particles, trace: Sequence[StepInfo], **about: Any) -> "Posterior":
-        """The posterior of a final population and its trace."""
-        names = ("ess", "resampled", "log_evidence", "unique_ancestors", "unique_eves")
-        rows = {name: torch.stack([getattr(info, name) for info in trace], 1) for name in names}
-        rows |= {n: torch.stack([i.report[n] for i in trace], 1) for n in trace[-1].report}
-        kept = {n: torch.stack([i.recorded[n] for i in trace], 1) for n in trace[-1].recorded}
-        log_z, carry = trace[-1].log_evidence, particles.carry
-        bound = torch.full_like(log_z, math.nan)
-        if "path_kl" in carry:
-            elbow = (carry["log_psi"] - carry["path_kl"]).mean(1)
-            bound = torch.where(rows["resampled"].any(1), bound, elbow)
-        times = torch.tensor([info.time for info in trace], dtype=torch.float64)
-        return cls(
-            particles.x, particles.log_w, particles.eve, log_z, bound, rows, times, kept, **about
-        )
-
     def _answer(self, a: Tensor, axis: int = 0) -> Tensor:
         return a if self.has_systems else a.select(axis, 0)
-
-    # ---- numbers ---------------------------------------------------------------------------------
 
     @property
     def particles(self) -> Tensor:
@@ -95,7 +72,8 @@ class Posterior:
         """log Z (S,), or a scalar."""
         return self._answer(self.log_z)
 
-    def _standard_error(self) -> tuple[Tensor, str]:
+    def standard_error(self) -> tuple[Tensor, str]:
+        """Standard errors of log Z (S,), and the name of the estimator."""
         return standard_error(
             self.log_z,
             weights.normalise(self.log_w),
@@ -108,12 +86,12 @@ class Posterior:
     @property
     def log_evidence_se(self) -> Tensor:
         """Standard error of each log Z; NaN if it cannot be told. See `log_evidence_method`."""
-        return self._answer(self._standard_error()[0])
+        return self._answer(self.standard_error()[0])
 
     @property
     def log_evidence_method(self) -> str:
         """Which estimator `log_evidence_se` used."""
-        return self._standard_error()[1]
+        return self.standard_error()[1]
 
     @property
     def ess(self) -> Tensor:
@@ -125,14 +103,10 @@ class Posterior:
         """Variational lower bound of log Z; NaN unless the run never resampled."""
         return self._answer(self.bound)
 
-    # ---- questions -------------------------------------------------------------------------------
-
     def expect(self, f: Callable[[Tensor], Tensor]) -> Tensor:
         """Posterior expectation of f: (M, *E) -> (M, *F); returns (S, *F), or (*F)."""
-        values = f(self.x.flatten(0, 1)).unflatten(0, self.x.shape[:2]).double()
-        W = weights.normalise(self.log_w)
-        values = torch.where(_like(W, values) > 0, values, 0.0)  # a dead particle may be anything
-        return self._answer((_like(W, values) * values).sum(1))
+        values = f(self.x.flatten(0, 1)).unflatten(0, self.x.shape[:2])
+        return self._answer(weights.mean(values, self.log_w))
 
     def mean(self) -> Tensor:
         """Posterior mean, float64."""
@@ -140,9 +114,8 @@ class Posterior:
 
     def std(self) -> Tensor:
         """Posterior standard deviation of each coordinate."""
-        mean = self.mean() if self.has_systems else self.mean()[None]
-        square = (self.x.double() - mean[:, None]).square().flatten(0, 1)
-        return self.expect(lambda x: square).sqrt()
+        centred = self.x.double() - weights.mean(self.x, self.log_w)[:, None]
+        return self._answer(weights.mean(centred.square(), self.log_w).sqrt())
 
     def quantile(self, q: float | Sequence[float]) -> Tensor:
         """Weighted quantiles of each coordinate, (len(q), S, *E); without the first axis for a float.
@@ -153,13 +126,7 @@ class Posterior:
         levels = torch.as_tensor(q, dtype=torch.float64, device=self.x.device)
         if not bool(((levels >= 0) & (levels <= 1)).all()):
             raise InvalidInput(f"quantile: levels must be in [0, 1], got {q}.")
-        x, order = self.x.flatten(2).mT.sort(-1)
-        W = weights.normalise(self.log_w)[:, None].expand(x.shape).gather(-1, order)
-        cdf = W.cumsum(-1)
-        points = levels.reshape(-1).expand(*x.shape[:2], -1).contiguous()
-        index = torch.searchsorted((cdf / cdf[..., -1:]).contiguous(), points).clamp(max=x.shape[-1] - 1)
-        out = x.gather(-1, index).movedim(-1, 0).unflatten(-1, self.x.shape[2:] or (1,))
-        out = out if self.x.ndim > 2 else out[..., 0]
+        out = weights.quantile(self.x, self.log_w, levels.reshape(-1))
         return self._answer(out if levels.ndim else out[0], 1 if levels.ndim else 0)
 
     def ancestors_of_draws(self, num: int, seed: int = 0) -> Tensor:
@@ -192,33 +159,15 @@ class Posterior:
         Raises:
             InvalidInput: if the systems are different problems.
         """
-        if not self.are_replicates:
-            raise InvalidInput("pooled: the systems have different observations; there is no pool.")
-        S, N = self.log_w.shape
-        within = self.log_w - weights.log_mean_exp(self.log_w)[:, None]
-        log_w = (self.log_z[:, None] + within).reshape(1, -1)
-        eves = (self.eves + N * torch.arange(S, device=self.eves.device)[:, None]).reshape(1, -1)
-        trace = {name: a.double().mean(0, keepdim=True) for name, a in self.trace.items()}
-        trace["resampled"] = trace["resampled"] > 0
-        return Posterior(
-            self.x.flatten(0, 1)[None], log_w, eves, weights.log_mean_exp(log_w),
-            self.bound.mean(0, keepdim=True), trace, self.times, {}, self.evaluations,
-            {**self.settings, "pooled": S}, has_systems=False,
-        )  # fmt: skip
+        from smcguide.results import pooled
 
-    # ---- for people ------------------------------------------------------------------------------
+        return pooled(self)
 
     def summary(self) -> str:
         """A few lines: evidence, ESS, survivors, cost."""
-        se = self._standard_error()[0]
-        lines = ["system    log Z +- s.e.          ESS   ancestors   resampled"]
-        rows = zip(self.log_z, se, weights.ess(self.log_w), strict=True)
-        for s, (z, e, n) in enumerate(rows):
-            kept, times = int(self.eves[s].unique().numel()), int(self.trace["resampled"][s].sum())
-            lines.append(f"{s:6d} {z:10.3f} +- {e:<7.3f} {n:10.1f} {kept:11d} {times:11d}")
-        lines.append(f"{self.x.shape[1]} particles per system; s.e. by {self.log_evidence_method}")
-        lines.append(", ".join(f"{k} {v}" for k, v in {**self.evaluations, **self.settings}.items()))
-        return "\n".join(lines)
+        from smcguide.results import summary
+
+        return summary(self)
 
     def to_arviz(self, num_draws: int | None = None) -> Any:
         """InferenceData (ArviZ 0.x) or DataTree (1.x); needs the extra `arviz`."""
@@ -244,8 +193,3 @@ class Posterior:
         from smcguide.plots import plot_posterior
 
         return plot_posterior(self)
-
-
-def _like(W: Tensor, values: Tensor) -> Tensor:
-    """Weights (S, N) with singleton axes to multiply values (S, N, *F)."""
-    return W.reshape(*W.shape, *[1] * (values.ndim - 2))

@@ -23,13 +23,14 @@ class Progress:
             raise InvalidInput(f"progress must be True, False, 'auto' or a function, got {mode!r}.")
         self.callback = mode if callable(mode) else None
         self.shown = sys.stderr.isatty() if mode == "auto" else mode is True
-        self.total, self.bar, self.last = total, None, 0.0
+        self.total, self.last = total, 0.0
+        self.bar: Any = None
 
     def __enter__(self) -> Self:
         if self.shown:
             from tqdm import tqdm
 
-            self.bar: Any = tqdm(total=self.total, unit="step", mininterval=_SECONDS)
+            self.bar = tqdm(total=self.total, unit="step", mininterval=_SECONDS)
         return self
 
     def update(self, info: StepInfo) -> None:

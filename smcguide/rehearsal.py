@@ -26,17 +26,21 @@ class Rehearsal:
         x0: (n, *E) draws, or None where only the moments are known.
         log_snr: (L,) increasing levels of the bank.
         x0_hat: (L, n, *E) denoised versions of the noised draws.
+        evaluations: network evaluations it took.
     """
 
     moments: Moments
     x0: Tensor | None = None
     log_snr: Tensor | None = None
     x0_hat: Tensor | None = None
+    evaluations: int = 0
 
     def interpolate(self, values: Tensor, t: Level) -> Tensor:
         """Values (L, *F) at the bank's levels, linearly interpolated in log-SNR to level t."""
         if self.log_snr is None:
-            raise InvalidInput("This rehearsal holds moments only; make a full one with sg.rehearse.")
+            raise InvalidInput(
+                "This rehearsal holds moments only; make a full one with sg.rehearse."
+            )
         log_snr = -2 * math.log(t.ratio) if t.ratio < math.inf else -math.inf
         last = len(self.log_snr) - 1
         right = int(torch.searchsorted(self.log_snr, log_snr).clamp(1, last))
@@ -48,5 +52,7 @@ class Rehearsal:
     def residual_variance(self) -> Tensor:
         """E |x_0 - D(x_t)|^2 / d at the bank's levels, (L,)."""
         if self.x0 is None or self.x0_hat is None:
-            raise InvalidInput("This rehearsal holds moments only; make a full one with sg.rehearse.")
+            raise InvalidInput(
+                "This rehearsal holds moments only; make a full one with sg.rehearse."
+            )
         return (self.x0 - self.x0_hat).double().square().flatten(1).mean(1)

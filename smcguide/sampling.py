@@ -97,6 +97,6 @@ def sample(
     check_population(num_particles, num_systems, cost)
     model = GuidedDiffusion(prior, cost, chunk_size=chunk_size, **parts)
     return run(
-        model, num_particles=num_particles, num_systems=num_systems, resampler=resampler, trigger=trigger, seed=seed, record=record,
-        progress=progress,
+        model, num_particles=num_particles, num_systems=num_systems, resampler=resampler,
+        trigger=trigger, seed=seed, record=record, progress=progress,
     )  # fmt: skip

@@ -1,20 +1,16 @@
 r"""Noise schedules: the pair (alpha, sigma) of x_t = alpha_t x_0 + sigma_t eps, eps ~ N(0, I).
 
-Conventions of the whole package: time 0 is data (alpha = 1, sigma = 0), time `t_max` is noise, and
-log-SNR means log(alpha^2 / sigma^2), strictly decreasing in time. Functions take and return float64
-tensors (or floats) of any shape; `time` is the inverse of `log_snr`.
+Time 0 is data (alpha = 1, sigma = 0), `t_max` noise; log-SNR is log(alpha^2 / sigma^2), decreasing in
+time, `time` its inverse. Functions take floats or tensors of any shape and return float64 tensors.
 
-References: Ho et al., "Denoising diffusion probabilistic models" (arXiv 2006.11239); Nichol,
-Dhariwal (arXiv 2102.09672), cosine; Song et al., "Score-based generative modeling through SDEs"
-(arXiv 2011.13456), VP and VE; Karras et al. (arXiv 2206.00364), EDM; Liu et al. (arXiv 2209.03003),
-rectified flow; Lin et al. (arXiv 2305.08891), zero terminal SNR.
+References: Ho et al., DDPM (arXiv 2006.11239); Nichol, Dhariwal (2102.09672), cosine; Song et al.
+(2011.13456), VP and VE; Karras et al. (2206.00364), EDM; Liu et al. (2209.03003), rectified flow;
+Lin et al. (2305.08891), zero terminal SNR.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,17 +21,15 @@ from smcguide.errors import InvalidInput
 from smcguide.records import Level
 
 
-def _f64(t: float | Tensor) -> Tensor:
+SMALLEST_ABAR = 2.0**-24
+
+
+def _f64(t: float | Tensor | np.ndarray) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64)
 
 
 class Schedule(ABC):
-    """A noise schedule.
-
-    Attributes:
-        t_min: smallest positive time worth visiting.
-        t_max: time of (almost) pure noise.
-    """
+    """A noise schedule from t_max, (almost) pure noise, over t_min, the smallest time worth visiting."""
 
     t_min: float
     t_max: float
@@ -107,40 +101,40 @@ class Cosine(Schedule):
         return torch.cos(self._phi(t)) / torch.cos(self._phi(0.0))
 
     def sigma(self, t: float | Tensor) -> Tensor:
-        phi, phi_0 = self._phi(t), self._phi(0.0)
-        return torch.sqrt(torch.sin(phi - phi_0) * torch.sin(phi + phi_0)) / torch.cos(phi_0)
+        a, b = self._phi(t), self._phi(0.0)
+        return torch.sqrt(torch.sin(a - b) * torch.sin(a + b)) / torch.cos(b)
 
     def time(self, log_snr: float | Tensor) -> Tensor:
-        log_snr, phi_0 = _f64(log_snr), self._phi(0.0)
-        sine2 = torch.sigmoid(-log_snr) * torch.cos(phi_0) ** 2 + torch.sin(phi_0) ** 2
-        phi = torch.atan2(sine2.sqrt(), torch.sigmoid(log_snr).sqrt() * torch.cos(phi_0))
+        log_snr, b = _f64(log_snr), self._phi(0.0)
+        sine2 = torch.sigmoid(-log_snr) * torch.cos(b) ** 2 + torch.sin(b) ** 2
+        phi = torch.atan2(sine2.sqrt(), torch.sigmoid(log_snr).sqrt() * torch.cos(b))
         return phi * (2 / math.pi) * (1 + self.s) - self.s
 
 
 @dataclass(frozen=True, eq=False)
 class DDPMTable(Schedule):
-    """A discrete table abar_0 > abar_1 > ... of T entries: entry i sits at time i + 1, data at time 0.
+    """A table (T,) of decreasing abar in [0, 1): entry i sits at time i + 1, data at time 0.
 
     Between entries log alpha is linear in time. A zero terminal SNR (abar = 0) is floored at 2^-24.
-
-    Arguments:
-        alphas_cumprod: (T,) decreasing numbers in [0, 1).
     """
 
-    alphas_cumprod: Sequence[float] | Tensor = field(repr=False)
-    floor: ClassVar[float] = 2.0**-24
+    alphas_cumprod: Tensor = field(repr=False)
     t_min: float = field(default=1.0, init=False)
     t_max: float = field(default=0.0, init=False)
     _log_alpha: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         table = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64).cpu().numpy()
-        if table.ndim != 1 or len(table) < 2 or not (0 < table[0] < 1 and (np.diff(table) < 0).all()):
+        if (
+            table.ndim != 1
+            or not (table[:1] < 1).all()
+            or not (np.diff(table, append=-1) < 0).all()
+        ):
             raise InvalidInput(
                 f"DDPMTable: alphas_cumprod of shape {table.shape} must be a one-dimensional, strictly "
                 "decreasing table of numbers in [0, 1); pass scheduler.alphas_cumprod."
             )
-        log_alpha = 0.5 * np.log(np.maximum(table, self.floor))
+        log_alpha = 0.5 * np.log(np.maximum(table, SMALLEST_ABAR))
         object.__setattr__(self, "_log_alpha", np.concatenate([[0.0], log_alpha]))
         object.__setattr__(self, "t_max", float(len(table)))
 

@@ -64,3 +64,21 @@ def inverse_cdf(log_w: Tensor, points: Tensor) -> Tensor:
     here = torch.arange(W.shape[-1], device=W.device).expand_as(W)
     last_alive = torch.where(W > 0, here, 0).cummax(-1).values
     return last_alive.gather(-1, index)
+
+
+def mean(values: Tensor, log_w: Tensor) -> Tensor:
+    """Weighted mean (S, *F) of values (S, N, *F), float64; a dead particle may hold anything."""
+    W = normalise(log_w).reshape(*log_w.shape, *[1] * (values.ndim - 2))
+    return (W * torch.where(W > 0, values.double(), 0.0)).sum(1)
+
+
+def quantile(values: Tensor, log_w: Tensor, levels: Tensor) -> Tensor:
+    """Weighted quantiles (Q, S, *F) of values (S, N, *F): the smallest value whose distribution
+    function reaches the level."""
+    x, order = values.flatten(2).mT.sort(-1)
+    W = normalise(log_w)[:, None].expand(x.shape).gather(-1, order)
+    cdf = W.cumsum(-1)
+    points = levels.expand(*x.shape[:2], -1).contiguous()
+    index = torch.searchsorted((cdf / cdf[..., -1:]).contiguous(), points)
+    out = x.gather(-1, index.clamp(max=x.shape[-1] - 1)).movedim(-1, 0)
+    return out.reshape(len(levels), len(values), *values.shape[2:])

@@ -58,7 +58,7 @@ def test_demo_prints_tables_and_names_files_that_load(monkeypatch, capsys, small
     out = tmp_path / "results"
     assert call(monkeypatch, "demo", "--fast", "--out", out, "--seed", 3) == 0
     shown = capsys.readouterr().out
-    assert small.sizes["num_particles"] < 512 and small.sizes["num_steps"] < 100
+    assert small.sizes["num_particles"] < 256 and small.sizes["num_steps"] < 80
     for label in ("digit 0", "digit 3", "digit 4", "digit 6", "90 % coverage", "unique ancestors"):
         assert shown.count(label) == 3, label
     assert len(re.findall(r"[\d,]+ forward and [\d,]+ backward network evaluations", shown)) == 3

@@ -4,6 +4,7 @@ The last section checks the oracles of `smcguide.testing` against kernels, since
 """
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -107,9 +108,7 @@ def test_clip_bounds_the_estimate_and_keeps_the_noise_direction(eta):
     plain, clipped = (DDIM(eta, clip=c).step(x, x0, t, s) for c in (None, (-1.0, 0.5)))
     removed = x0 - x0.clamp(-1.0, 0.5)
     assert float(removed.abs().max()) > 0.5
-    torch.testing.assert_close(
-        plain.mean - clipped.mean, s.alpha * removed, rtol=1e-10, atol=1e-10
-    )
+    torch.testing.assert_close(plain.mean - clipped.mean, s.alpha * removed, rtol=1e-10, atol=1e-10)
     assert plain.std == clipped.std
 
 
@@ -151,7 +150,7 @@ def test_matched_variance_reproduces_an_isotropic_gaussian_on_a_coarse_grid(vari
     levels = [schedule.level(t) for t in times]
     kernel = MatchedDDPM().bind(gaussian_rehearsal(variance, levels))
     law = levels[0].alpha ** 2 * variance + levels[0].sigma ** 2
-    for t, s in zip(levels[:-1], levels[1:], strict=True):
+    for t, s in pairwise(levels):
         gain = t.alpha * variance / (t.alpha**2 * variance + t.sigma**2)
         x = torch.ones(1, 1, 2, dtype=F64)
         base = kernel.step(x, gain * x, t, s, None)
@@ -201,7 +200,7 @@ def test_matched_variance_of_a_model_is_finite_on_every_grid(schedule, times):
         potential=sg.potentials.Terminal(), proposal=sg.proposals.Bootstrap(),
     )  # fmt: skip
     x = randn(1, 3, 2)
-    for t, s in zip(model.levels[:-1], model.levels[1:], strict=True):
+    for t, s in pairwise(model.levels):
         std = model.kernel.step(x, x, t, s, None).std
         assert math.isfinite(std)
         assert (std > 0) == (s.sigma > 0)
@@ -227,7 +226,7 @@ def gaussian_prior(schedule):
 
 def push(prior, kernel, levels, mean, covariance):
     """Mean and covariance of the chain, from the affine map that prior and kernel perform."""
-    for t, s in zip(levels[:-1], levels[1:], strict=True):
+    for t, s in pairwise(levels):
         probes = torch.cat([torch.zeros(1, 2, dtype=F64), torch.eye(2, dtype=F64)])
         base = kernel.step(probes[None], prior.denoise(probes, t.time)[None], t, s, None)
         offset = base.mean[0, 0]
@@ -269,7 +268,7 @@ def test_a_coarse_ddpm_chain_contracts_and_the_error_falls_like_one_over_steps()
         law = gaussian_chain(MEAN, COVARIANCE, levels)
         errors.append(float((COVARIANCE - law.covariance).diagonal().mean()))
     assert errors[0] > 0.02
-    slopes = [math.log2(b / a) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    slopes = [math.log2(b / a) for a, b in pairwise(errors)]
     assert slopes == pytest.approx([-1.0, -1.0, -1.0], abs=0.3)
 
 

@@ -27,6 +27,7 @@ with_signal = at([(s, t) for s, t in LEVELS if s.level(t).alpha > 0])
 
 MEANS = torch.tensor([[1.0, 0.0, -1.0], [-2.0, 1.0, 0.5], [0.0, -1.5, 2.0]], dtype=F64)
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=F64)
+SCALES = torch.tensor([0.2, 0.7, 0.4], dtype=F64)
 
 
 def covariances(K=3, d=3):
@@ -108,7 +109,8 @@ def test_log_prob_is_that_of_torch_distributions(metric, schedule, t):
     level = schedule.level(t)
     x = (level.alpha + level.sigma) * points()
     expected = law(metric, level.alpha, level.sigma).log_prob(x)
-    torch.testing.assert_close(mixture(metric, schedule).log_prob(x, t), expected, rtol=1e-10, atol=1e-9)
+    found = mixture(metric, schedule).log_prob(x, t)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-9)
 
 
 @metrics
@@ -137,7 +139,7 @@ def test_denoiser_at_pure_noise_is_the_mean(metric):
 
 
 @levels
-@pytest.mark.parametrize("scale", [0.25, torch.tensor([0.2, 0.7, 0.4], dtype=F64)], ids=["one", "K"])
+@pytest.mark.parametrize("scale", [0.25, SCALES], ids=["one", "K"])
 def test_denoiser_in_one_dimension_is_a_ratio_of_integrals(scale, schedule, t):
     means = torch.tensor([[-1.5], [0.2], [2.0]], dtype=F64)
     prior = GaussianMixture(WEIGHTS, means, scale=scale, schedule=schedule)
@@ -202,14 +204,16 @@ def test_draws_have_the_moments(metric):
     covariance = moments.basis @ torch.diag(moments.variance) @ moments.basis.T
     z_test(x, moments.mean, ceiling=0.02)
     centred = x - moments.mean
-    z_test((centred[:, :, None] * centred[:, None, :]).flatten(1), covariance.flatten(), ceiling=0.05)
+    products = (centred[:, :, None] * centred[:, None, :]).flatten(1)
+    z_test(products, covariance.flatten(), ceiling=0.05)
 
 
 @metrics
 def test_moments_are_the_law_of_total_variance(metric):
     moments = mixture(metric).moments()
     mean = WEIGHTS @ MEANS
-    second = torch.einsum("k,kde->de", WEIGHTS, full(metric) + MEANS[:, :, None] * MEANS[:, None, :])
+    squares = full(metric) + MEANS[:, :, None] * MEANS[:, None, :]
+    second = torch.einsum("k,kde->de", WEIGHTS, squares)
     torch.testing.assert_close(moments.mean, mean)
     covariance = moments.basis @ torch.diag(moments.variance) @ moments.basis.T
     torch.testing.assert_close(covariance, second - mean[:, None] * mean, rtol=1e-10, atol=1e-10)
@@ -282,13 +286,13 @@ def test_posterior_is_bayes_rule_pointwise(metric, std):
 
 def test_evidence_in_one_dimension_is_an_integral():
     means = torch.tensor([[-1.5], [0.2], [2.0]], dtype=F64)
-    scale = torch.tensor([0.2, 0.7, 0.4], dtype=F64)
-    prior = GaussianMixture(WEIGHTS, means, scale=scale)
+    prior = GaussianMixture(WEIGHTS, means, scale=SCALES)
     grid = torch.linspace(-9, 9, 20_001, dtype=F64)
     a, y, std = torch.tensor([[1.7]], dtype=F64), torch.tensor([0.9], dtype=F64), 0.5
-    likelihood = torch.exp(-((y - 1.7 * grid) ** 2) / (2 * std**2)) / math.sqrt(2 * math.pi * std**2)
+    likelihood = torch.distributions.Normal(1.7 * grid, std).log_prob(y).exp()
     integral = torch.trapezoid(prior.log_prob(grid[:, None]).exp() * likelihood, grid)
-    assert float(prior.log_evidence(a, y, std)) == pytest.approx(math.log(float(integral)), abs=1e-9)
+    found = float(prior.log_evidence(a, y, std))
+    assert found == pytest.approx(math.log(float(integral)), abs=1e-9)
 
 
 def test_posterior_of_one_gaussian_is_the_kalman_update():
@@ -359,9 +363,9 @@ BAD = {
     ),
     "no metric": ({}, "either covariances or scale, not both or none"),
     "negative scale": ({"scale": -0.1}, r"scale must be >= 0, a float or \(3,\)"),
-    "scales of two components": ({"scale": torch.ones(2)}, r"scale must be >= 0, a float or \(3,\)"),
+    "two scales": ({"scale": torch.ones(2)}, r"scale must be >= 0, a float or \(3,\)"),
     "NaN scale": ({"scale": math.nan}, r"scale must be >= 0"),
-    "small covariance": ({"covariances": torch.eye(2)}, r"must be \(3, 3\) or \(3, 3, 3\) .*\(2, 2\)"),
+    "small covariance": ({"covariances": torch.eye(2)}, r"\(3, 3\) or \(3, 3, 3\) .*\(2, 2\)"),
     "two covariances": ({"covariances": torch.eye(3).expand(2, 3, 3)}, r"got \(2, 3, 3\)"),
     "indefinite covariance": (
         {"covariances": torch.diag(torch.tensor([1.0, 1.0, -0.5]))},
@@ -376,11 +380,16 @@ def test_bad_metrics_are_refused(metric, message):
         mixture(metric)
 
 
-@pytest.mark.parametrize(
-    "weights",
-    [torch.ones(2), torch.tensor([0.5, 0.6, -0.1]), torch.zeros(3), torch.ones(3, 1), [0.5, math.nan, 1]],
-    ids=["two", "negative", "zeros", "a column", "NaN"],
-)
+BAD_WEIGHTS = {
+    "two": torch.ones(2),
+    "negative": torch.tensor([0.5, 0.6, -0.1]),
+    "zeros": torch.zeros(3),
+    "a column": torch.ones(3, 1),
+    "NaN": [0.5, math.nan, 1],
+}
+
+
+@pytest.mark.parametrize("weights", BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
 def test_bad_weights_are_refused(weights):
     with pytest.raises(InvalidInput, match="weights must be 3 nonnegative numbers, one per mean"):
         mixture({"scale": 1.0}, weights=weights)
@@ -393,5 +402,6 @@ def test_means_of_another_dtype_are_refused(dtype):
 
 
 def test_repr_is_short():
-    assert repr(mixture(METRICS["isotropic"])).startswith("GaussianMixture(3 components, event (3,)")
+    text = repr(mixture(METRICS["isotropic"]))
+    assert text.startswith("GaussianMixture(3 components, event (3,)")
     assert repr(EmpiricalPrior(MEANS, 0.1)).startswith("EmpiricalPrior(3 components")

@@ -39,7 +39,7 @@ def slope(schedule, f, t):
 
 
 class Exact(nn.Module):
-    """A network that says about x_t what the mixture's denoiser implies, in one of the languages."""
+    """A network that says what the mixture's denoiser implies, in one of the languages."""
 
     def __init__(self, prior, prediction, time_of=lambda c: c):
         super().__init__()

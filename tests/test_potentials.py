@@ -12,7 +12,7 @@ import smcguide as sg
 from smcguide.costs import GaussianLikelihood, LinearGaussian, as_cost
 from smcguide.draws import rehearse
 from smcguide.errors import InvalidInput
-from smcguide.potentials import InflatedGaussian, Potential, Terminal, Tweedie, signal_fraction
+from smcguide.potentials import InflatedGaussian, Potential, SignalFraction, Terminal, Tweedie
 from smcguide.records import Level, Look
 from smcguide.rehearsal import Rehearsal
 from smcguide.schedules import EDM, VP, RectifiedFlow
@@ -123,7 +123,7 @@ def test_tweedie_s_default_strength_is_the_signal_fraction():
 
 
 def test_signal_fraction_at_the_ends():
-    fraction = signal_fraction()
+    fraction = SignalFraction()
     assert fraction(Level(0.0, 1.0, 0.0)) == 1.0
     assert fraction(Level(1.0, 0.0, 1.0)) == 0.0
     assert fraction(Level(0.5, 0.6, 0.8)) == pytest.approx(0.36)
@@ -211,9 +211,7 @@ def test_infinite_variance_at_pure_noise_is_refused_or_finite():
         "proposal": sg.proposals.Bootstrap(),
     }
     try:
-        model = sg.GuidedDiffusion(
-            gaussian(RectifiedFlow()), LinearGaussian(A, Y, STD), **parts
-        )
+        model = sg.GuidedDiffusion(gaussian(RectifiedFlow()), LinearGaussian(A, Y, STD), **parts)
     except InvalidInput:
         return
     assert torch.isfinite(sg.run(model, num_particles=8, progress=False).log_evidence)
@@ -297,9 +295,7 @@ def test_an_infinite_number_of_observations_pins_the_estimate():
     look = look_at(prior, VP().level(0.2))
     potential = bound(InflatedGaussian(), cost, prior)
     t = look.t
-    width = torch.linalg.inv(
-        torch.linalg.inv(COVARIANCE) + t.ratio**-2 * torch.eye(3, dtype=F64)
-    )
+    width = torch.linalg.inv(torch.linalg.inv(COVARIANCE) + t.ratio**-2 * torch.eye(3, dtype=F64))
     law = MultivariateNormal(
         look.x0_hat @ many.T, many @ width @ many.T + 0.25 * torch.eye(400, dtype=F64)
     )

@@ -222,7 +222,7 @@ class Dithering(Proposal):
     """Planted: samples inside the proposal, from the global generator."""
 
     def propose(self, base, look, step):
-        return Gaussian(base.mean + 1e-3 * torch.randn(base.mean.shape), base.std)  # noqa: NPY002
+        return Gaussian(base.mean + 1e-3 * torch.randn(base.mean.shape), base.std)
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,6 @@ BAD_TABLES = {
     "above one": [1.2, 0.5, 0.1],
     "negative": [0.9, 0.5, -0.1],
     "starts at zero": [0.0, -0.1],
-    "a single number": [0.5],
     "a NaN": [0.9, math.nan, 0.1],
     "two-dimensional": [[0.9, 0.5], [0.4, 0.1]],
     "empty": [],

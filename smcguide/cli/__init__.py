@@ -51,7 +51,7 @@ def _app() -> Any:
         """Three inverse problems on four real handwritten digits, with tables and a picture."""
         from smcguide.cli.demo import run_demo
 
-        sizes = {"num_particles": 128, "num_steps": 50} if fast else {}
+        sizes = {"num_particles": 64, "num_steps": 50} if fast else {}
         run_demo(out, device=device, seed=seed, **sizes)
 
     return app

@@ -103,8 +103,8 @@ def run_demo(
     *,
     device: str = "cpu",
     seed: int = 0,
-    num_particles: int = 512,
-    num_steps: int = 100,
+    num_particles: int = 256,
+    num_steps: int = 80,
 ) -> list[Path]:
     """Solve the three tasks, print a table of each, and save posteriors and a picture.
 
@@ -124,7 +124,7 @@ def run_demo(
     for package in ("xarray", *ENGINE):  # now, rather than when the first posterior is saved
         require(package)
     truth, labels = digits()
-    prior = sg.priors.load("digits")
+    prior = sg.priors.load("digits").to(device)
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     problems = tasks(truth, seed)
@@ -133,8 +133,7 @@ def run_demo(
     for task, part in zip(problems, parts, strict=True):
         start = time.perf_counter()
         posterior = sg.sample(
-            prior, task.cost, num_particles=num_particles, num_steps=num_steps, seed=seed,
-            device=device,
+            prior, task.cost, num_particles=num_particles, num_steps=num_steps, seed=seed
         )  # fmt: skip
         console.print(_table(task, posterior, truth, labels, time.perf_counter() - start))
         path = out / f"posterior{f'-{task.name}' if written else ''}.nc"

@@ -1,10 +1,12 @@
 r"""Gaussian likelihoods as terminal costs, normalised so that Z is the evidence p(y).
 
-    C(x_0) = |(y - F(x_0)) / s|^2 / 2 + sum log s + (m / 2) log 2 pi,     y = F(x_0) + s n
+C(x_0) = |(y - F(x_0)) / s|^2 / 2 + sum log s + (m / 2) log 2 pi,     y = F(x_0) + s n
 """
 
+import copy
 import math
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -107,9 +109,8 @@ class GaussianLikelihood(TerminalCost):
                 "say batched=True; otherwise make the shapes agree."
             )
 
-    def to(self, device: torch.device) -> "GaussianLikelihood":
-        moved = object.__new__(type(self))
-        moved.__dict__.update(self.__dict__)
+    def to(self, device: torch.device) -> Self:
+        moved = copy.copy(self)
         moved.y, moved.std = self.y.to(device), self.std.to(device)
         return moved
 
@@ -175,7 +176,7 @@ class LinearGaussian(GaussianLikelihood):
         like = torch.zeros((), dtype=torch.float32, device=self.y.device)
         return dense(self.operator, event_shape, self.obs_shape, like)
 
-    def to(self, device: torch.device) -> "LinearGaussian":
+    def to(self, device: torch.device) -> Self:
         moved = super().to(device)
         if isinstance(self.operator, MaskOperator | MatrixOperator):
             moved.operator = self.operator.to(device)

@@ -2,7 +2,6 @@
 may use the denoiser's x0_hat and what the kernel itself remembered of earlier steps."""
 
 from abc import ABC, abstractmethod
-
 from typing import Self
 
 from torch import Tensor

@@ -2,7 +2,7 @@ r"""First-order kernels that keep the marginals, one family (Song et al., DDIM, 
 
 For any variance 0 <= v <= sigma_s^2,
 
-    x_s = c_x x_t + c_D D + sqrt(v) z,     c_x = sqrt(sigma_s^2 - v) / sigma_t,   c_D = alpha_s - alpha_t c_x
+    x_s = c_x x_t + c_D D + sqrt(v) z,   c_x = sqrt(sigma_s^2 - v) / sigma_t,  c_D = alpha_s - alpha_t c_x
 
 keeps x_s | x_0 ~ N(alpha_s x_0, sigma_s^2) when D = x_0. DDIM(eta) takes
 v = eta^2 sigma_s^2 (1 - lam_s^2 / lam_t^2); eta = 1 is ancestral DDPM sampling (posterior variance),
@@ -52,6 +52,6 @@ class DDIM(Kernel):
         return Gaussian(s.alpha * x0_hat.clamp(*self.clip) + noise_part, std)
 
 
-def DDPM() -> DDIM:  # noqa: N802 - a member of the family under its own name
+def DDPM() -> DDIM:
     """Ancestral sampling with the posterior variance: DDIM(eta=1) (Ho et al., arXiv 2006.11239)."""
     return DDIM(eta=1.0)

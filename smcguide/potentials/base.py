@@ -52,8 +52,11 @@ class Potential(ABC):
 
 
 @dataclass(frozen=True)
-class signal_fraction:
+class SignalFraction:
     """Strength alpha^2 / (alpha^2 + sigma^2): 0 at pure noise, 1 at data."""
 
     def __call__(self, t: Level) -> float:
         return t.alpha**2 / (t.alpha**2 + t.sigma**2)
+
+
+SIGNAL_FRACTION = SignalFraction()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.potentials.base import Potential, signal_fraction
+from smcguide.potentials.base import SIGNAL_FRACTION, Potential
 from smcguide.records import Level, Look, Moments
 from smcguide.rehearsal import Rehearsal
 
@@ -81,7 +81,7 @@ class InflatedGaussian(Potential):
 
     def log_value(self, look: Look) -> Tensor:
         values = [term.log_value(look) for term in self._terms]
-        values += [-signal_fraction()(look.t) * c(look.x0_hat).double() for c in self._rest]
+        values += [-SIGNAL_FRACTION(look.t) * c(look.x0_hat).double() for c in self._rest]
         return torch.stack(values).sum(0)
 
     def residual(self, look: Look) -> Tensor:

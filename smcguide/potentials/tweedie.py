@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from smcguide.potentials.base import Potential, signal_fraction
+from smcguide.potentials.base import SIGNAL_FRACTION, Potential
 from smcguide.records import Level, Look
 
 
@@ -21,8 +21,10 @@ class Tweedie(Potential):
         strength: l_t, a number or a function of the level.
     """
 
-    strength: float | Callable[[Level], float] = signal_fraction()
+    strength: float | Callable[[Level], float] = SIGNAL_FRACTION
 
     def log_value(self, look: Look) -> Tensor:
-        strength = self.strength if isinstance(self.strength, float | int) else self.strength(look.t)
+        strength = (
+            self.strength if isinstance(self.strength, float | int) else self.strength(look.t)
+        )
         return -strength * self.cost(look.x0_hat).double()

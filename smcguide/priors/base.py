@@ -90,11 +90,13 @@ class Prior(ABC):
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
-        """A copy whose particles live on `device` with `dtype`.
+        """A prior whose particles live on `device` with `dtype`: itself if they do, else a copy.
 
         Raises:
             InvalidInput: for a half-precision dtype.
         """
+        if device in (None, self.device, str(self.device)) and dtype in (None, self.dtype):
+            return self
         moved = copy.copy(self)
         moved.rehearsal = None
         if dtype is not None:

@@ -1,26 +1,32 @@
 r"""Does this prior say what its schedule promises about these data?
 
-For data x_0 noised to x_t, a denoiser worth the name beats two trivial ones: the identity x_t / alpha
-(error lam^2) at low noise, and the data's mean (error Var x_0) at high noise. It does so at the level
-it is told, and on data in the range it was trained on. `check_prior` measures each and says what is
-wrong.
+For data x_0 noised to x_t, no function of x_t is closer to x_0 on average than E[x_0 | x_t]. So a right
+denoiser is beaten neither by trivial ones (x_t / alpha at low noise, the data's mean at high noise), nor
+by itself told another level, nor by itself on data in another range. `check_prior` tries each on the
+same noise, datum by datum, and reports what beats the prior by a clear factor and beyond doubt.
 """
 
-from dataclasses import dataclass
+import copy
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.priors.base import Prior
+from smcguide.priors.network import NetworkPrior, Prediction
 from smcguide.records import Level
 
-_RANGES = {
-    "2 x - 1 (data in [0, 1], prior in [-1, 1])": lambda x: 2 * x - 1,
-    "(x + 1) / 2 (data in [-1, 1], prior in [0, 1])": lambda x: (x + 1) / 2,
-    "x / 127.5 - 1 (data in [0, 255], prior in [-1, 1])": lambda x: x / 127.5 - 1,
-    "x / 255 (data in [0, 255], prior in [0, 1])": lambda x: x / 255,
+_RANGES = {  # how to mend it: lowest and highest of such data, scale, shift
+    "2 x - 1 (data in [0, 1], prior in [-1, 1])": (0, 1, 2.0, -1.0),
+    "(x + 1) / 2 (data in [-1, 1], prior in [0, 1])": (-1, 1, 0.5, 0.5),
+    "x / 127.5 - 1 (data in [0, 255], prior in [-1, 1])": (0, 255, 1 / 127.5, -1.0),
+    "x / 255 (data in [0, 255], prior in [0, 1])": (0, 255, 1 / 255, 0.0),
 }
+_KINDS: tuple[Prediction, ...] = ("epsilon", "sample", "v", "score")
+_FEWEST = 16  # examples
+_DOUBT = 5.0  # standard errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,86 +63,124 @@ def check_prior(prior: Prior, data: Tensor, *, num_levels: int = 8, seed: int = 
 
     Arguments:
         prior: any prior.
-        data: (n, *E) examples of what it models, n >= 16 or so.
+        data: (n, *E) examples of what it models, n >= 16; best a few hundred it has not seen.
         num_levels: noise levels between lam = 0.02 and 20 standard deviations of the data.
         seed: of the noise.
 
     Raises:
-        InvalidInput: for data of another event shape, or with NaN.
+        InvalidInput: for data of another event shape, with NaN, constant, or too few.
     """
-    if tuple(data.shape[1:]) != tuple(prior.event_shape) or not bool(torch.isfinite(data).all()):
-        raise InvalidInput(
-            f"check_prior: data of shape {tuple(data.shape)} must be finite examples of events "
-            f"{tuple(prior.event_shape)}."
-        )
     x0 = data.to(prior.device, prior.dtype)
-    spread = float(x0.double().var(0).mean())
-    levels = _levels(prior, spread**0.5, num_levels)
-    z = torch.randn(
-        x0.shape, generator=torch.Generator(x0.device).manual_seed(seed),
-        dtype=x0.dtype, device=x0.device,
-    )  # fmt: skip
-    error = torch.tensor([_error(prior, x0, z, t, t.time) for t in levels])
-    noise = torch.tensor([t.ratio for t in levels])
-    trivial = (noise**2).clamp(max=spread)
-    findings = _range(prior, x0, z, levels, error) or _schedule(prior, x0, z, levels, error)
-    worse = error > 1.2 * trivial
-    if not findings and bool(worse.any()):
-        at = ", ".join(f"{n:.3g}" for n in noise[worse])
+    usable = len(x0) >= _FEWEST and bool(torch.isfinite(x0).all()) and bool((x0 != x0[0]).any())
+    if tuple(data.shape[1:]) != tuple(prior.event_shape) or not usable:
+        raise InvalidInput(
+            f"check_prior: data of shape {tuple(data.shape)} must be at least {_FEWEST} finite, not "
+            f"all equal examples of events {tuple(prior.event_shape)}."
+        )
+    generator = torch.Generator(x0.device).manual_seed(seed)
+    z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+    trial = _Trial(prior, x0, z)
+    std = float(x0.double().var(0).mean().sqrt())
+    ends = [math.log(trial.level(factor * std).ratio) for factor in (0.02, 20.0)]
+    noise = torch.linspace(*ends, num_levels, dtype=torch.float64).exp()
+    levels = [trial.level(r) for r in noise.tolist()]
+    errors = [trial.error(t) for t in levels]
+    spread = _square(x0 - x0.mean(0)) * len(x0) / (len(x0) - 1)
+    trivial = [min(t.ratio**2 * _square(z), spread, key=torch.mean) for t in levels]
+    worse = [_beaten(*pair, 1 / 1.2) for pair in zip(errors, trivial, strict=True)]
+    findings = _range(trial, levels[num_levels // 2], trivial[num_levels // 2])
+    if any(worse) and not findings:
+        findings = _prediction(trial, levels, trivial)
+    findings = findings or _schedule(trial, levels, errors)
+    if any(worse) and not findings:
+        at = ", ".join(f"{n:.3g}" for n, w in zip(noise.tolist(), worse, strict=True) if w)
         findings = [
             f"At noise {at} the denoiser is worse than a trivial one: a wrong prediction type, a network "
             "that was not trained at these levels, or other data than it was trained on."
         ]
-    return PriorReport(noise, error, trivial, tuple(findings))
+    error, best = (torch.stack([e.mean() for e in rows]).cpu() for rows in (errors, trivial))
+    return PriorReport(noise, error, best, tuple(findings))
 
 
-def _levels(prior: Prior, std: float, num: int) -> list[Level]:
-    s = prior.schedule
-    ends = [max(0.02 * std, s.level(s.t_min).ratio), min(20 * std, s.level(s.t_max).ratio)]
-    ratios = torch.logspace(*torch.tensor(ends).log10().tolist(), num, dtype=torch.float64)
-    return [s.level(float(s.time(-2 * r.log()))) for r in ratios]
+@dataclass(frozen=True)
+class _Trial:
+    """A prior, data and one draw of noise."""
+
+    prior: Prior
+    x0: Tensor
+    z: Tensor
+
+    def level(self, ratio: float) -> Level:
+        """The level of noise lam = `ratio`, or the nearest that the schedule has."""
+        s = self.prior.schedule
+        t = float(s.time(-2 * torch.tensor(ratio, dtype=torch.float64).log()))
+        return s.level(min(max(t, s.t_min), s.t_max))
+
+    def error(self, t: Level, told: Level | None = None) -> Tensor:
+        """Squared error per coordinate (n,) at level t, when the prior is told another one."""
+        x, time = t.alpha * self.x0 + t.sigma * self.z, (told or t).time
+        D = torch.cat([self.prior.denoise(c, time) for c in x.split(256)])
+        return _square(D - self.x0)
 
 
-def _error(prior: Prior, x0: Tensor, z: Tensor, t: Level, told: float) -> float:
-    D = prior.denoise(t.alpha * x0 + t.sigma * z, told)
-    return float((D - x0).double().square().mean())
+def _square(a: Tensor) -> Tensor:
+    """Mean square per coordinate of each datum, (n,)."""
+    return a.double().square().flatten(1).mean(1)
 
 
-def _range(
-    prior: Prior, x0: Tensor, z: Tensor, levels: list[Level], error: Tensor
-) -> list[str]:
-    """Would the data be denoised much better in another range?"""
-    middle = len(levels) // 2
-    t, scale = levels[middle], float(x0.double().var(0).mean())
-    best, name = float(error[middle]) / scale, ""
-    for label, change in _RANGES.items():
-        moved = change(x0)
-        relative = _error(prior, moved, z, t, t.time) / float(moved.double().var(0).mean())
-        if relative < 0.5 * best:
-            best, name = relative, label
-    if not name:
+def _beaten(error: Tensor, other: Tensor, factor: float) -> bool:
+    """Whether `other` is below `factor` times `error` on average, beyond doubt."""
+    if not bool(torch.isfinite(error).all()):
+        return bool(torch.isfinite(other).all())
+    gain = factor * error - other
+    return bool(gain.mean() > _DOUBT * gain.std() / len(gain) ** 0.5)
+
+
+def _range(trial: _Trial, t: Level, trivial: Tensor) -> list[str]:
+    """Are the data denoised much better in another range, at noise of the same relative size?"""
+    low, high = float(trial.x0.min()), float(trial.x0.max())
+    best, found = trial.error(t), []
+    for label, (bottom, top, scale, shift) in _RANGES.items():
+        slack = 0.05 * (top - bottom)
+        if low < bottom - slack or not bottom + 2 * slack < high < top + slack:
+            continue
+        moved = replace(trial, x0=scale * trial.x0 + shift)
+        error = moved.error(moved.level(scale * t.ratio)) / scale**2
+        if _beaten(best, error, 0.5) and _beaten(trivial, error, 0.9):
+            best = error
+            found = [
+                f"The data lie in [{low:.3g}, {high:.3g}], but the denoiser works much better on "
+                f"{label}: rescale the data (and the measurement) to the prior's range."
+            ]
+    return found
+
+
+def _prediction(trial: _Trial, levels: list[Level], trivial: list[Tensor]) -> list[str]:
+    """Is another reading of the network's output nowhere worse than trivial?"""
+    if not isinstance(trial.prior, NetworkPrior):
         return []
-    low, high = float(x0.min()), float(x0.max())
-    return [
-        f"The data lie in [{low:.3g}, {high:.3g}], but the denoiser works much better on {name}: "
-        "rescale the data (and the measurement) to the prior's range."
-    ]
+    for kind in _KINDS:
+        other = copy.copy(trial.prior)
+        other.prediction = kind
+        read = replace(trial, prior=other)
+        if all(_beaten(e, read.error(t), 2.0) for t, e in zip(levels, trivial, strict=True)):
+            return [
+                f"The network works as prediction={kind!r}, not {trial.prior.prediction!r}: build the "
+                "prior with that."
+            ]
+    return []
 
 
-def _schedule(
-    prior: Prior, x0: Tensor, z: Tensor, levels: list[Level], error: Tensor
-) -> list[str]:
-    """Does the network denoise best when told the level the data really have?"""
+def _schedule(trial: _Trial, levels: list[Level], errors: list[Tensor]) -> list[str]:
+    """Is the network better when told half or twice the noise that the data really have?"""
     off = []
-    for i, t in enumerate(levels[1:-1], 1):
-        told = torch.tensor([_error(prior, x0, z, t, levels[j].time) for j in (i - 1, i + 1)])
-        if float(told.min()) < 0.8 * float(error[i]):
-            off.append(f"{t.ratio:.3g} (better told {levels[i + 2 * int(told.argmin()) - 1].ratio:.3g})")
-    if not off:
+    for t, error in zip(levels, errors, strict=True):
+        for told in (trial.level(t.ratio / 2), trial.level(2 * t.ratio)):
+            if told != t and _beaten(error, trial.error(t, told), 0.8):
+                off.append(f"{t.ratio:.3g} (better told {told.ratio:.3g})")
+    if len(off) < len(levels) / 2:
         return []
     return [
-        "The schedule does not fit the network: data at noise "
-        + ", ".join(off)
-        + " are denoised better when another level is named. Check the schedule, the time input and "
-        "the prediction type."
+        f"The schedule does not fit the network: data at noise {', '.join(off)} are denoised better when "
+        "another level is named. Check the schedule, the time input and the prediction type."
     ]

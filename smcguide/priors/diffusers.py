@@ -3,10 +3,10 @@
 Only tables and settings are read from the scheduler (`scheduler.step` is stateful and serves one
 timestep for the whole batch, so it is never called). Nothing is ever downloaded.
 
-| scheduler                        | schedule                       | read                                  |
-|----------------------------------|--------------------------------|---------------------------------------|
-| anything with `alphas_cumprod`   | `DDPMTable`                    | prediction_type, clip_sample          |
-| FlowMatch...Scheduler            | `RectifiedFlow`                | num_train_timesteps                   |
+| scheduler                      | schedule        | read                         |
+|--------------------------------|-----------------|------------------------------|
+| anything with `alphas_cumprod` | `DDPMTable`     | prediction_type, clip_sample |
+| FlowMatch...Scheduler          | `RectifiedFlow` | num_train_timesteps          |
 
 Zero-terminal-SNR tables (rescale_betas_zero_snr) are floored at 2^-24 by `DDPMTable`; an epsilon
 network cannot serve them and is refused.
@@ -21,7 +21,7 @@ import torch
 
 from smcguide.errors import InvalidInput, MissingExtra
 from smcguide.priors.network import NetworkPrior, Prediction
-from smcguide.schedules import DDPMTable, RectifiedFlow
+from smcguide.schedules import SMALLEST_ABAR, DDPMTable, RectifiedFlow
 
 _PREDICTIONS: Mapping[str, Prediction] = {
     "epsilon": "epsilon",
@@ -75,7 +75,7 @@ def from_diffusers(source: Any, *, dtype: torch.dtype = torch.float32) -> Networ
             f"{tuple(_PREDICTIONS)}, and FlowMatch schedulers. Wrap the network yourself with "
             "NetworkPrior(net, schedule, prediction, event_shape)."
         )
-    if prediction == "epsilon" and float(table[-1]) <= DDPMTable.floor:
+    if prediction == "epsilon" and float(table[-1]) <= SMALLEST_ABAR:
         raise InvalidInput(
             f"{name} has zero terminal SNR, where an epsilon prediction says nothing about x_0; "
             "such a network must predict v or sample."

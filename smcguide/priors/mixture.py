@@ -66,7 +66,9 @@ class GaussianMixture(Prior):
     ) -> tuple[Tensor, Tensor | None]:
         """Eigenvalues (1 or K, d) and eigenvectors (1 or K, d, d), None for isotropic."""
         if (cov is None) == (scale is None):
-            raise InvalidInput("GaussianMixture: give either covariances or scale, not both or none.")
+            raise InvalidInput(
+                "GaussianMixture: give either covariances or scale, not both or none."
+            )
         if scale is not None:
             s = torch.as_tensor(scale, dtype=torch.float64, device=self.device)
             if s.shape not in [(), (K,)] or not bool((s >= 0).all()):
@@ -80,7 +82,9 @@ class GaussianMixture(Prior):
             )
         v, U = torch.linalg.eigh(full.reshape(-1, d, d))
         if float(v.min()) < -1e-9 * float(v.max()):
-            raise InvalidInput(f"GaussianMixture: a covariance has eigenvalue {float(v.min()):.3g}.")
+            raise InvalidInput(
+                f"GaussianMixture: a covariance has eigenvalue {float(v.min()):.3g}."
+            )
         return v.clamp(min=0), U
 
     def _components(self, x: Tensor, t: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -90,7 +94,9 @@ class GaussianMixture(Prior):
             z = torch.einsum("md,kde->mke", x, self._U)
             m = torch.einsum("kd,kde->ke", m, self._U.expand(len(m), -1, -1))
         var = t.alpha**2 * self._v + t.sigma**2
-        if len(self._v) == 1:  # one shared metric: a matrix product instead of (M, K, d) differences
+        if (
+            len(self._v) == 1
+        ):  # one shared metric: a matrix product instead of (M, K, d) differences
             zs, ms = z[:, 0] * var.rsqrt(), t.alpha * m * var.rsqrt()
             square = zs.square().sum(-1)[:, None] + ms.square().sum(-1) - 2 * zs @ ms.T
         else:
@@ -217,8 +223,6 @@ class EmpiricalPrior(GaussianMixture):
         schedule: noise schedule, default VP().
     """
 
-    def __init__(
-        self, data: Tensor, bandwidth: float, *, schedule: Schedule | None = None
-    ) -> None:
+    def __init__(self, data: Tensor, bandwidth: float, *, schedule: Schedule | None = None) -> None:
         ones = torch.ones(len(data), dtype=torch.float64)
         super().__init__(ones, data, scale=bandwidth, schedule=schedule)

@@ -31,9 +31,9 @@ class NetworkPrior(Prior):
     """A network and its schedule as a prior.
 
     Arguments:
-        net: (a module is put into evaluation mode) called as net(x, time) with x (M, *E) and time (M,), both in the network's own dtype;
-            returns a tensor (or an object with `.sample`) of shape (M, *E). A network with twice the
-            channels (learned variance) is cut to the first half.
+        net: called as net(x, time) with x (M, *E) and time (M,), both in the network's own dtype;
+            returns a tensor (or an object with `.sample`) of shape (M, *E). A module is put into
+            evaluation mode. Twice the channels (learned variance) are cut to the first half.
         schedule: the schedule it was trained with.
         prediction: what it predicts, see the module docstring.
         event_shape: shape of one event.
@@ -127,4 +127,6 @@ class NetworkPrior(Prior):
 
     def __repr__(self) -> str:
         net = type(self.net).__name__
-        return f"NetworkPrior({net}, {self.schedule}, {self.prediction!r}, event {self.event_shape})"
+        return (
+            f"NetworkPrior({net}, {self.schedule}, {self.prediction!r}, event {self.event_shape})"
+        )

@@ -17,7 +17,6 @@ from smcguide.records import Gaussian, Level, Look
 from smcguide.rehearsal import Rehearsal
 from smcguide.schedules import Schedule
 
-
 Linearised = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 

@@ -1,0 +1,59 @@
+"""How results are made: from a run, from a pool of replicates, and in words."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from smcguide import weights
+from smcguide.errors import InvalidInput
+from smcguide.posterior import Posterior
+from smcguide.records import Particles, StepInfo
+
+
+def collect(particles: Particles, trace: Sequence[StepInfo], **about: Any) -> Posterior:
+    """The posterior of a final population and its trace; `about` are further fields of it."""
+    names = ("ess", "resampled", "log_evidence", "unique_ancestors", "unique_eves")
+    rows = {name: torch.stack([getattr(info, name) for info in trace], 1) for name in names}
+    rows |= {n: torch.stack([i.report[n] for i in trace], 1) for n in trace[-1].report}
+    kept = {n: torch.stack([i.recorded[n] for i in trace], 1) for n in trace[-1].recorded}
+    log_z, carry = trace[-1].log_evidence, particles.carry
+    bound = torch.full_like(log_z, math.nan)
+    if "path_kl" in carry:
+        elbow = (carry["log_psi"] - carry["path_kl"]).mean(1)
+        bound = torch.where(rows["resampled"].any(1), bound, elbow)
+    times = torch.tensor([info.time for info in trace], dtype=torch.float64)
+    return Posterior(
+        particles.x, particles.log_w, particles.eve, log_z, bound, rows, times, kept, **about
+    )
+
+
+def pooled(post: Posterior) -> Posterior:
+    """Replicate systems as one population of S N particles, each system weighted by its Z."""
+    if not post.are_replicates:
+        raise InvalidInput("pooled: the systems have different observations; there is no pool.")
+    S, N = post.log_w.shape
+    within = post.log_w - weights.log_mean_exp(post.log_w)[:, None]
+    log_w = (post.log_z[:, None] + within).reshape(1, -1)
+    eves = (post.eves + N * torch.arange(S, device=post.eves.device)[:, None]).reshape(1, -1)
+    trace = {name: a.double().mean(0, keepdim=True) for name, a in post.trace.items()}
+    trace["resampled"] = trace["resampled"] > 0
+    return Posterior(
+        post.x.flatten(0, 1)[None], log_w, eves, weights.log_mean_exp(log_w),
+        post.bound.mean(0, keepdim=True), trace, post.times, {}, post.evaluations,
+        {**post.settings, "pooled": S}, has_systems=False,
+    )  # fmt: skip
+
+
+def summary(post: Posterior) -> str:
+    """One row per system: evidence, ESS, survivors, resamplings; then cost and settings."""
+    se = post.standard_error()[0]
+    lines = ["system    log Z +- s.e.          ESS   ancestors   resampled"]
+    rows = zip(post.log_z, se, weights.ess(post.log_w), strict=True)
+    for s, (z, e, n) in enumerate(rows):
+        kept, times = int(post.eves[s].unique().numel()), int(post.trace["resampled"][s].sum())
+        lines.append(f"{s:6d} {z:10.3f} +- {e:<7.3f} {n:10.1f} {kept:11d} {times:11d}")
+    lines.append(f"{post.x.shape[1]} particles per system; s.e. by {post.log_evidence_method}")
+    lines.append(", ".join(f"{k} {v}" for k, v in {**post.evaluations, **post.settings}.items()))
+    return "\n".join(lines)

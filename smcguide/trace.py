@@ -1,0 +1,67 @@
+"""What is kept of each step, and the check that its weights are legal."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from smcguide import weights
+from smcguide.errors import DegenerateWeights
+from smcguide.feynman_kac import FeynmanKac, Propagated
+from smcguide.records import Particles, StepInfo
+
+RECORDABLE = ("ancestors", "particles", "log_weights")
+
+
+def _distinct(index: Tensor) -> Tensor:
+    """Number of distinct entries per row of (S, N) indices below N."""
+    return torch.zeros_like(index).scatter_(1, index, 1).sum(1)
+
+
+def step_info(
+    model: FeynmanKac,
+    step: int,
+    particles: Particles,
+    log_z: Tensor,
+    ancestors: Tensor,
+    resampled: Tensor,
+    moved: Propagated,
+    record: Sequence[str],
+) -> StepInfo:
+    """The record of the population after `step` transitions; all tensors stay on the device."""
+    log_w, N = particles.log_w, particles.log_w.shape[1]
+    illegal = (torch.isnan(moved.log_g) | torch.isposinf(moved.log_g) | torch.isnan(log_w)).sum(1)
+    dead = torch.isneginf(log_w).all(1)
+    kept = {"ancestors": ancestors, "particles": particles.x, "log_weights": log_w}
+    return StepInfo(
+        step=step,
+        time=model.time(step),
+        ess=weights.ess(log_w),
+        resampled=resampled,
+        log_evidence=log_z + weights.log_mean_exp(log_w),
+        unique_ancestors=_distinct(ancestors),
+        unique_eves=_distinct(particles.eve),
+        bad=torch.where(dead, N, illegal),
+        report=model.report(moved.carry),
+        recorded={name: kept[name] for name in record},
+    )
+
+
+def raise_if_degenerate(
+    model: FeynmanKac, trace: list[StepInfo], particles: Particles, since: int
+) -> None:
+    """Look at the flags of the steps from `since` on; the only wait for the device."""
+    bad = torch.stack([info.bad for info in trace[since:]]).cpu()
+    if not bool(bad.any()):
+        return
+    row = int(bad.any(1).nonzero()[0])
+    system = int(bad[row].nonzero()[0])
+    info, count, N = trace[since + row], int(bad[row, system]), particles.log_w.shape[1]
+    culprit, remedy = model.culprit(info.step)
+    error = DegenerateWeights(
+        "No particle is left alive" if count == N else "Non-finite weights",
+        step=info.step, time=info.time, system=system, count=count, num_particles=N,
+        culprit=culprit, remedy=remedy,
+    )  # fmt: skip
+    error.particles, error.trace = particles, trace
+    raise error
