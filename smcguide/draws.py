@@ -11,7 +11,7 @@ from smcguide.priors.base import Prior
 from smcguide.records import Level, Moments
 from smcguide.rehearsal import Rehearsal
 
-_NUM_DRAWS, _NUM_STEPS, _NUM_LEVELS = 512, 32, 24
+_NUM_DRAWS, _NUM_STEPS, _NUM_LEVELS = 256, 32, 16
 _LARGEST_FULL = 1024  # dimensions with a full covariance
 _LARGEST_BANK = 2**25  # numbers kept
 
@@ -48,8 +48,8 @@ def rehearse(
 ) -> Rehearsal:
     """A rehearsal of the prior over a run's levels, kept by the prior for the next run.
 
-    512 draws (fewer in very high dimension): exact where the prior can sample, else by a chain of
-    about 32 of the levels; then one denoising of each draw at 24 levels.
+    256 draws (fewer in very high dimension): exact where the prior can sample, else by a chain of
+    about 32 of the levels; then one denoising of each draw at 16 levels.
     """
     span = (levels[0].time, levels[-2].time)
     if prior.rehearsal is not None and prior.rehearsal[0] == span:

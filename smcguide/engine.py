@@ -172,11 +172,10 @@ def run(
         "trigger": repr(trigger), **{k: repr(v) for k, v in getattr(model, "parts", {}).items()},
     }  # fmt: skip
     after = getattr(model, "evaluations", {})
-    return collect(
-        particles,
-        trace,
-        evaluations={name: after[name] - before.get(name, 0) for name in after},
-        settings=settings,
-        has_systems=num_systems is not None or model.num_systems is not None,
-        are_replicates=model.num_systems is None,
-    )
+    about = {
+        "evaluations": {name: after[name] - before.get(name, 0) for name in after},
+        "settings": settings,
+        "has_systems": num_systems is not None or model.num_systems is not None,
+        "are_replicates": model.num_systems is None,
+    }
+    return collect(particles, trace, about)

@@ -1,12 +1,12 @@
 r"""Guided diffusion as a Feynman-Kac model: the only file that forms a weight.
 
-Base chain p(x_s | x_t) of the prior, proposal q(x_s | x_t), values psi_t with psi_0 = exp(-C):
+Base chain p(x_s | x_t), proposal q(x_s | x_t), values psi_t with psi_0 = exp(-C):
 
     log w_T  = log psi_T(x_T)
     log w   += log p(x_s | x_t) - log q(x_s | x_t) + log psi_s(x_s) - log psi_t(x_t)
 
-psi_t is the cached number that entered the weight before, so the product telescopes and Z is unbiased
-for any psi and q. Where the base step has no noise, the proposal falls back to it.
+psi_t is the cached number that entered the weight before: the product telescopes, Z is unbiased for any
+psi and q. Where the base step has no noise, the proposal falls back to it.
 """
 
 from collections import Counter
@@ -44,8 +44,8 @@ class GuidedDiffusion(FeynmanKac):
         times: a grid, or a tensor of K + 1 strictly decreasing times ending at 0.
         potential: values log psi_t before the last step.
         proposal: replaces the kernel.
-        chunk_size: largest number of particles in the network at once (never fewer than one per
-            system); None for all. Results do not depend on it beyond the network's own rounding.
+        chunk_size: largest number of particles in the network at once (at least one per system),
+            None for all. Results do not depend on it beyond the network's own rounding.
         rehearsal: what kernels and potentials may know of the prior; default: made when needed.
 
     Attributes:
@@ -92,8 +92,7 @@ class GuidedDiffusion(FeynmanKac):
 
     @torch.no_grad()
     def initial(self, shape: tuple[int, int], generator: Generator) -> Propagated:
-        x = self.prior.initial(shape[0] * shape[1], self.levels[0], generator)
-        x = x.reshape(*shape, *self.event_shape)
+        x = self.prior.initial(shape[0] * shape[1], self.levels[0], generator).unflatten(0, shape)
         slices = chunks(shape, self.chunk_size)
         carry = join([self._look_ahead(x[:, i], self.levels[0]) for i in slices])
         carry["path_kl"] = torch.zeros_like(carry["log_psi"])
@@ -134,8 +133,7 @@ class GuidedDiffusion(FeynmanKac):
         base = self.kernel.step(x, look.x0_hat, t, s, carry.get("kernel_memory"))
         if base.is_dirac and not guide_last:
             return base, base
-        q = self.proposal.propose(base, look, ChunkStep(self, k, t, s, carry))
-        return base, q
+        return base, self.proposal.propose(base, look, ChunkStep(self, k, t, s, carry))
 
     def report(self, carry: Carry) -> dict[str, Tensor]:
         return {"path_kl": carry["path_kl"].mean(-1)}

@@ -1,7 +1,7 @@
 """How results are made: from a run, from a pool of replicates, and in words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from smcguide.posterior import Posterior
 from smcguide.records import Particles, StepInfo
 
 
-def collect(particles: Particles, trace: Sequence[StepInfo], **about: Any) -> Posterior:
+def collect(particles: Particles, trace: Sequence[StepInfo], about: Mapping[str, Any]) -> Posterior:
     """The posterior of a final population and its trace; `about` are further fields of it."""
     names = ("ess", "resampled", "log_evidence", "unique_ancestors", "unique_eves")
     rows = {name: torch.stack([getattr(info, name) for info in trace], 1) for name in names}

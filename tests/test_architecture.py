@@ -188,15 +188,17 @@ def test_importing_the_package_changes_nothing_global(imported):
 @each(MODULES)
 def test_files_are_short(path):
     lines = len((PACKAGE / path).read_text().splitlines())
-    assert lines < LONGEST_FILE, f"{path} has {lines} lines, the limit is {LONGEST_FILE}"
+    assert lines <= LONGEST_FILE, f"{path} has {lines} lines, the limit is {LONGEST_FILE}"
 
 
 @each(MODULES)
 def test_functions_are_short(path):
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef):
-            lines = node.end_lineno - node.lineno + 1
-            assert lines < LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines"
+            lines = (
+                node.end_lineno - node.lineno + 1 - len((ast.get_docstring(node) or "").split("\n"))
+            )
+            assert lines <= LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines"
 
 
 # ---- manners -------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ def test_only_guided_differentiates(path):
     found |= {t for t in text if t.endswith((".enable_grad", ".requires_grad_"))}
     tolerated = {
         "guided.py": found,
-        "schedules.py": {"torch.func", "torch.func.jvp"},
+        "schedules/base.py": {"torch.func", "torch.func.jvp"},
         "boundary.py": {t for t in found if t.endswith((".enable_grad", ".requires_grad_"))},
     }
     assert not found - tolerated.get(path.as_posix(), set()), f"{path}: {found}"

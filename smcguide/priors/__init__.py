@@ -4,7 +4,8 @@ from smcguide.priors.base import Prior
 from smcguide.priors.check import PriorReport, check_prior
 from smcguide.priors.diffusers import from_diffusers
 from smcguide.priors.embedded import load
-from smcguide.priors.mixture import EmpiricalPrior, GaussianMixture
+from smcguide.priors.empirical import EmpiricalPrior
+from smcguide.priors.mixture import GaussianMixture
 from smcguide.priors.network import NetworkPrior
 
 __all__ = [

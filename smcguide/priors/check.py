@@ -9,6 +9,7 @@ same noise, datum by datum, and reports what beats the prior by a clear factor a
 import copy
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from smcguide.priors.base import Prior
 from smcguide.priors.network import NetworkPrior, Prediction
 from smcguide.records import Level
 
-_RANGES = {  # how to mend it: lowest and highest of such data, scale, shift
+_RANGES = {  # the remedy: lowest and highest of such data, scale, shift
     "2 x - 1 (data in [0, 1], prior in [-1, 1])": (0, 1, 2.0, -1.0),
     "(x + 1) / 2 (data in [-1, 1], prior in [0, 1])": (-1, 1, 0.5, 0.5),
     "x / 127.5 - 1 (data in [0, 255], prior in [-1, 1])": (0, 255, 1 / 127.5, -1.0),
@@ -79,24 +80,23 @@ def check_prior(prior: Prior, data: Tensor, *, num_levels: int = 8, seed: int = 
         )
     generator = torch.Generator(x0.device).manual_seed(seed)
     z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-    trial = _Trial(prior, x0, z)
-    std = float(x0.double().var(0).mean().sqrt())
-    ends = [math.log(trial.level(factor * std).ratio) for factor in (0.02, 20.0)]
-    noise = torch.linspace(*ends, num_levels, dtype=torch.float64).exp()
+    trial, std = _Trial(prior, x0, z), float(x0.double().var(0).mean().sqrt())
+    low, high = (math.log(trial.level(factor * std).ratio) for factor in (0.02, 20.0))
+    noise = torch.linspace(low, high, num_levels, dtype=torch.float64).exp()
     levels = [trial.level(r) for r in noise.tolist()]
     errors = [trial.error(t) for t in levels]
     spread = _square(x0 - x0.mean(0)) * len(x0) / (len(x0) - 1)
     trivial = [min(t.ratio**2 * _square(z), spread, key=torch.mean) for t in levels]
-    worse = [_beaten(*pair, 1 / 1.2) for pair in zip(errors, trivial, strict=True)]
+    worse = _worse(errors, trivial)
     findings = _range(trial, levels[num_levels // 2], trivial[num_levels // 2])
-    if any(worse) and not findings:
+    if worse and not findings:
         findings = _prediction(trial, levels, trivial)
     findings = findings or _schedule(trial, levels, errors)
-    if any(worse) and not findings:
-        at = ", ".join(f"{n:.3g}" for n, w in zip(noise.tolist(), worse, strict=True) if w)
+    if worse and not findings:
         findings = [
-            f"At noise {at} the denoiser is worse than a trivial one: a wrong prediction type, a network "
-            "that was not trained at these levels, or other data than it was trained on."
+            f"At noise {', '.join(f'{noise[i]:.3g}' for i in worse)} the denoiser is worse than a "
+            "trivial one: a wrong prediction type or schedule, a network that was not trained at these "
+            "levels, or other data than it was trained on."
         ]
     error, best = (torch.stack([e.mean() for e in rows]).cpu() for rows in (errors, trivial))
     return PriorReport(noise, error, best, tuple(findings))
@@ -113,14 +113,12 @@ class _Trial:
     def level(self, ratio: float) -> Level:
         """The level of noise lam = `ratio`, or the nearest that the schedule has."""
         s = self.prior.schedule
-        t = float(s.time(-2 * torch.tensor(ratio, dtype=torch.float64).log()))
-        return s.level(min(max(t, s.t_min), s.t_max))
+        return s.level(min(max(float(s.time(-2 * math.log(ratio))), s.t_min), s.t_max))
 
     def error(self, t: Level, told: Level | None = None) -> Tensor:
         """Squared error per coordinate (n,) at level t, when the prior is told another one."""
         x, time = t.alpha * self.x0 + t.sigma * self.z, (told or t).time
-        D = torch.cat([self.prior.denoise(c, time) for c in x.split(256)])
-        return _square(D - self.x0)
+        return _square(torch.cat([self.prior.denoise(c, time) for c in x.split(256)]) - self.x0)
 
 
 def _square(a: Tensor) -> Tensor:
@@ -130,10 +128,14 @@ def _square(a: Tensor) -> Tensor:
 
 def _beaten(error: Tensor, other: Tensor, factor: float) -> bool:
     """Whether `other` is below `factor` times `error` on average, beyond doubt."""
-    if not bool(torch.isfinite(error).all()):
-        return bool(torch.isfinite(other).all())
-    gain = factor * error - other
-    return bool(gain.mean() > _DOUBT * gain.std() / len(gain) ** 0.5)
+    gain = factor * error.nan_to_num(math.inf) - other
+    sure = gain.mean() > _DOUBT * gain.std() / len(gain) ** 0.5
+    return bool(sure) or not bool(torch.isfinite(error).all())
+
+
+def _worse(errors: list[Tensor], trivial: list[Tensor]) -> list[int]:
+    """The levels at which a trivial denoiser is better."""
+    return [i for i, (e, t) in enumerate(zip(errors, trivial, strict=True)) if _beaten(e, t, 0.8)]
 
 
 def _range(trial: _Trial, t: Level, trivial: Tensor) -> list[str]:
@@ -142,37 +144,30 @@ def _range(trial: _Trial, t: Level, trivial: Tensor) -> list[str]:
     best, found = trial.error(t), []
     for label, (bottom, top, scale, shift) in _RANGES.items():
         slack = 0.05 * (top - bottom)
-        if low < bottom - slack or not bottom + 2 * slack < high < top + slack:
-            continue
-        moved = replace(trial, x0=scale * trial.x0 + shift)
-        error = moved.error(moved.level(scale * t.ratio)) / scale**2
-        if _beaten(best, error, 0.5) and _beaten(trivial, error, 0.9):
-            best = error
-            found = [
-                f"The data lie in [{low:.3g}, {high:.3g}], but the denoiser works much better on "
-                f"{label}: rescale the data (and the measurement) to the prior's range."
-            ]
+        if bottom - slack <= low and bottom + 2 * slack < high < top + slack:
+            moved = replace(trial, x0=scale * trial.x0 + shift)
+            error = moved.error(moved.level(scale * t.ratio)) / scale**2
+            if _beaten(best, error, 0.5) and _beaten(trivial, error, 0.9):
+                best, found = error, [
+                    f"The data lie in [{low:.3g}, {high:.3g}], but the denoiser works much better on "
+                    f"{label}: rescale the data (and the measurement) to the prior's range."
+                ]  # fmt: skip
     return found
 
 
 def _prediction(trial: _Trial, levels: list[Level], trivial: list[Tensor]) -> list[str]:
-    """Is another reading of the network's output nowhere worse than trivial?"""
-    if not isinstance(trial.prior, NetworkPrior):
-        return []
-    for kind in _KINDS:
-        other = copy.copy(trial.prior)
-        other.prediction = kind
+    """Is the network's output, read in another way, nowhere worse than trivial?"""
+    for kind in _KINDS if isinstance(trial.prior, NetworkPrior) else ():
+        other: Any = copy.copy(trial.prior)
+        own, other.prediction = other.prediction, kind
         read = replace(trial, prior=other)
-        if all(_beaten(e, read.error(t), 2.0) for t, e in zip(levels, trivial, strict=True)):
-            return [
-                f"The network works as prediction={kind!r}, not {trial.prior.prediction!r}: build the "
-                "prior with that."
-            ]
+        if not _worse([read.error(t) for t in levels], trivial):
+            return [f"The network works as prediction={kind!r}, not {own!r}: build the prior so."]
     return []
 
 
 def _schedule(trial: _Trial, levels: list[Level], errors: list[Tensor]) -> list[str]:
-    """Is the network better when told half or twice the noise that the data really have?"""
+    """Is the network mostly better when told half or twice the noise that the data really have?"""
     off = []
     for t, error in zip(levels, errors, strict=True):
         for told in (trial.level(t.ratio / 2), trial.level(2 * t.ratio)):

@@ -120,7 +120,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
                 f"from_diffusers: {index} names {name!r} of {library!r} as its {part}; expected a "
                 "class of diffusers. Load it yourself and pass (model, scheduler)."
             )
-        safe = {"use_safetensors": True} if part == "unet" else {}
+        safe = {"use_safetensors": True, "low_cpu_mem_usage": False} if part == "unet" else {}
         parts.append(kind.from_pretrained(folder / part, local_files_only=True, **safe))
     torch.set_grad_enabled(grad_mode)  # some loaders leave gradients switched off
     return parts[0], parts[1]

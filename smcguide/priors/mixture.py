@@ -18,6 +18,7 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.priors.base import Prior, require_float
+from smcguide.priors.conjugate import condition
 from smcguide.records import Level, Moments
 from smcguide.schedules import VP, Schedule
 from smcguide.weights import log_sum_exp
@@ -170,33 +171,16 @@ class GaussianMixture(Prior):
         Arguments:
             A: (m, d) over flattened events.  y: (m,).  noise_std: a float or (m,), positive.
         """
-        A, y, S, log_evidence = self._update(A, y, noise_std)
-        cov = self._covariances()
-        gain = torch.linalg.solve(S, A @ cov).mT
-        means = self._m + torch.einsum("...dm,...m->...d", gain, y - self._m @ A.T)
-        cov = cov - gain @ A @ cov
-        post = GaussianMixture(
-            torch.softmax(log_evidence, 0),
-            means.reshape(-1, *self.event_shape),
-            (cov + cov.mT)[0] / 2 if len(cov) == 1 else (cov + cov.mT) / 2,
-            schedule=self.schedule,
-        )
+        log_w, means, cov = condition(self._log_w, self._m, self._covariances(), A, y, noise_std)
+        means = means.reshape(-1, *self.event_shape)
+        cov = cov[0] if len(cov) == 1 else cov
+        post = GaussianMixture(torch.softmax(log_w, 0), means, cov, schedule=self.schedule)
         return post.to(dtype=self.dtype)
 
     def log_evidence(self, A: Tensor, y: Tensor, noise_std: float | Tensor) -> Tensor:
         """log p(y) for y = A x_0 + noise_std n, exactly; arguments as in `posterior`."""
-        return log_sum_exp(self._update(A, y, noise_std)[3])
-
-    def _update(
-        self, A: Tensor, y: Tensor, noise_std: float | Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A, y in float64, S = A Sigma A^T + noise (1 or K, m, m), log w_k + log N(y; A m_k, S)."""
-        A = A.to(self.device, torch.float64)
-        y = y.to(self.device, torch.float64)
-        std = torch.as_tensor(noise_std, dtype=torch.float64, device=self.device).expand(len(y))
-        S = A @ self._covariances() @ A.T + torch.diag(std**2)
-        law = torch.distributions.MultivariateNormal(self._m @ A.T, S, validate_args=False)
-        return A, y, S, self._log_w + law.log_prob(y)
+        log_w, _, _ = condition(self._log_w, self._m, self._covariances(), A, y, noise_std)
+        return log_sum_exp(log_w)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -210,19 +194,3 @@ class GaussianMixture(Prior):
     def __repr__(self) -> str:
         K = len(self._m)
         return f"{type(self).__name__}({K} components, event {self.event_shape}, {self.schedule})"
-
-
-class EmpiricalPrior(GaussianMixture):
-    """Kernel density of a data set: every datum carries N(datum, bandwidth^2 I).
-
-    Its denoiser is exact (one mean-shift step), and so are posterior and evidence.
-
-    Arguments:
-        data: (K, *E), float32 or float64.
-        bandwidth: kernel standard deviation in data units, >= 0.
-        schedule: noise schedule, default VP().
-    """
-
-    def __init__(self, data: Tensor, bandwidth: float, *, schedule: Schedule | None = None) -> None:
-        ones = torch.ones(len(data), dtype=torch.float64)
-        super().__init__(ones, data, scale=bandwidth, schedule=schedule)
