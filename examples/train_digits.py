@@ -1,4 +1,4 @@
-r"""Train a small diffusion prior on scikit-learn's handwritten digits and save it as a diffusers folder.
+r"""Train a small diffusion prior on scikit-learn's handwritten digits, save it for diffusers.
 
 The data are 1797 images of 8 x 8 pixels, scaled to [-1, 1]; the last 297 are held out. With
 x_t = alpha x_0 + sigma eps the network learns v = alpha eps - sigma x_0 by least squares,
@@ -6,8 +6,8 @@ x_t = alpha x_0 + sigma eps the network learns v = alpha eps - sigma x_0 by leas
     loss = E |F(x_t, t) - v|^2 = E (1 + alpha^2 / sigma^2) |D(x_t) - x_0|^2,
 
 an SNR-weighted denoising loss with a finite weight at pure noise. Times are stratified over the
-batch and the saved weights are an exponential moving average. Ends with the denoising error on held-out
-digits, beside that of the best linear denoiser.
+batch and the saved weights are an exponential moving average. Ends with the denoising error on
+held-out digits, beside that of the best linear denoiser.
 
     python examples/train_digits.py --out digits-prior          # about five minutes on two cores
 """
@@ -104,7 +104,9 @@ def main() -> None:
         print(f"{ratio:5.2f} {ours:9.5f} {linear:9.5f}")
     ours, linear = errors[LEVELS.index(0.5)]
     if args.steps >= 3000 and ours > 0.8 * linear:
-        raise SystemExit(f"At noise 0.5 the network's error {ours:.4f} should be below 0.8 x {linear:.4f}.")
+        raise SystemExit(
+            f"At noise 0.5 the network's error {ours:.4f} should be below 0.8 x {linear:.4f}."
+        )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from smcguide.grids import Grid
 from smcguide.priors.base import require_float
 from smcguide.schedules import Schedule
 
+RECORDABLE = ("ancestors", "particles", "log_weights")
+
 
 def resolve_times(times: Grid | Tensor | Sequence[float], schedule: Schedule) -> list[float]:
     """K + 1 strictly decreasing times ending at 0.
@@ -30,12 +32,23 @@ def resolve_times(times: Grid | Tensor | Sequence[float], schedule: Schedule) ->
     return [float(t) for t in values]
 
 
-def check_population(num_particles: int, num_systems: int | None, model: Any) -> int:
+def check_run(
+    model: Any,
+    num_particles: int,
+    num_systems: int | None,
+    record: Sequence[str] = (),
+    progress: Any = False,
+) -> int:
     """The number of systems S.
 
     Raises:
-        InvalidInput: for sizes below 1, or a num_systems that contradicts a batched y.
+        InvalidInput: for sizes below 1, a num_systems that contradicts a batched y, unknown names in
+            `record`, or another `progress` than True, False, "auto" or a function.
     """
+    if unknown := set(record) - set(RECORDABLE):
+        raise InvalidInput(f"record: unknown names {sorted(unknown)}; there are {RECORDABLE}.")
+    if not (isinstance(progress, bool) or progress == "auto" or callable(progress)):
+        raise InvalidInput(f"progress must be True, False, 'auto' or a function, got {progress!r}.")
     for name, value in (("num_particles", num_particles), ("num_systems", num_systems)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}.")
@@ -55,6 +68,8 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
         InvalidInput: with the first misfit found.
     """
     prior, cost = model.prior, model.cost
+    if model.chunk_size is not None and model.chunk_size < 1:
+        raise InvalidInput(f"chunk_size must be at least 1 or None, got {model.chunk_size}.")
     require_float(prior.dtype, repr(prior))
     cost.check(model.event_shape, torch.zeros((), dtype=prior.dtype, device=prior.device))
     generator = torch.Generator().manual_seed(0)
@@ -70,6 +85,8 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
             f"The cost {cost!r} is {values.flatten().tolist()} on standard normal events; a cost must "
             "not be NaN or -inf (+inf is allowed and means impossible)."
         )
+    potential.check(cost)
+    proposal.check(cost, potential)
     if proposal.is_guided:
         _check_gradient(cost, x, proposal)
         _check_noise(model, proposal)

@@ -9,7 +9,7 @@ from torch import Tensor
 from smcguide.kernels.base import Kernel
 from smcguide.priors.base import Prior
 from smcguide.records import Level, Moments
-from smcguide.rehearsal import Rehearsal
+from smcguide.rehearsal import LOWEST, Rehearsal
 
 _NUM_DRAWS, _NUM_STEPS, _NUM_LEVELS = 256, 32, 16
 _LARGEST_FULL = 1024  # dimensions with a full covariance
@@ -71,7 +71,7 @@ def rehearse(
     made = Rehearsal(
         prior.moments() or _estimate(x0),
         x0,
-        log_snr,
+        log_snr.clamp(min=LOWEST),
         torch.stack(x0_hat),
         evaluations + num * len(bank),
     )

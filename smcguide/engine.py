@@ -17,8 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from smcguide import weights
-from smcguide.boundary import check_population
-from smcguide.errors import InvalidInput
+from smcguide.boundary import check_run
 from smcguide.feynman_kac import FeynmanKac
 from smcguide.posterior import Posterior
 from smcguide.progress import Progress
@@ -26,7 +25,7 @@ from smcguide.records import Particles, StepInfo
 from smcguide.resamplers.base import Resampler
 from smcguide.resamplers.systematic import Systematic
 from smcguide.results import collect
-from smcguide.trace import RECORDABLE, raise_if_degenerate, step_info
+from smcguide.trace import checked, step_info
 from smcguide.triggers import Trigger, ess_below
 
 _CHECK_EVERY = 16  # on a device that runs ahead of us
@@ -76,10 +75,8 @@ def iterate(
         InvalidInput: for sizes below 1 or unknown names in `record`.
         DegenerateWeights: when a weight is NaN or +inf, or a system has no living particle.
     """
-    S = check_population(num_particles, num_systems, model)
-    if unknown := set(record) - set(RECORDABLE):
-        raise InvalidInput(f"record: unknown names {sorted(unknown)}; there are {RECORDABLE}.")
-    return _iterate(
+    S = check_run(model, num_particles, num_systems, record)
+    steps = _iterate(
         model,
         (S, num_particles),
         resampler or Systematic(),
@@ -87,6 +84,7 @@ def iterate(
         seed,
         record,
     )
+    return checked(model, steps, 1 if model.device.type == "cpu" else _CHECK_EVERY)
 
 
 def _iterate(
@@ -151,21 +149,16 @@ def run(
         InvalidInput, DegenerateWeights: as `iterate`.
     """
     resampler, trigger = resampler or Systematic(), trigger or ess_below(0.5)
-    check_population(num_particles, num_systems, model)
+    check_run(model, num_particles, num_systems, record, progress)
     before = dict(getattr(model, "evaluations", {}))
     trace: list[StepInfo] = []
     steps = iterate(
         model, num_particles=num_particles, num_systems=num_systems, resampler=resampler,
         trigger=trigger, seed=seed, record=record,
     )  # fmt: skip
-    every = 1 if model.device.type == "cpu" else _CHECK_EVERY
-    checked = 0
     with Progress(progress, model.num_steps) as bar:
-        for particles, info in steps:
+        for last, info in steps:
             trace.append(info)
-            if info.step % every == 0 or info.step == model.num_steps:
-                raise_if_degenerate(model, trace, particles, checked)
-                checked = len(trace)
             bar.update(info)
     settings = {
         "num_particles": num_particles, "seed": seed, "resampler": repr(resampler),
@@ -178,4 +171,4 @@ def run(
         "has_systems": num_systems is not None or model.num_systems is not None,
         "are_replicates": model.num_systems is None,
     }
-    return collect(particles, trace, about)
+    return collect(last, trace, about)

@@ -6,7 +6,7 @@ i's ancestor at time 0 ("eve"), W the final weights, R the number of resampling 
     multinomial   rel. var Z = 1 - (N / (N - 1))^(R + 1) (1 - sum_e (sum_{i: E_i = e} W_i)^2)
     otherwise     rel. var Z = sum_e (sum_{i: E_i = e} W_i)^2 - 1 / N        (a usable heuristic)
 
-Neither says anything once all particles share one eve: then the answer is NaN.
+Neither says anything once all particles share one eve, or where the estimate is negative: NaN.
 
 Reference: Lee, Whiteley, "Variance estimation in the particle filter" (arXiv 1509.00394).
 """
@@ -14,6 +14,7 @@ Reference: Lee, Whiteley, "Variance estimation in the particle filter" (arXiv 15
 import torch
 from torch import Tensor
 
+POOL = "spread over the pooled systems"
 REPLICATES = "spread over replicate systems"
 LEE_WHITELEY = "Lee-Whiteley, single run"
 GENEALOGY = "genealogy heuristic, single run"
@@ -48,5 +49,5 @@ def standard_error(
         variance, name = 1 - factor * (1 - square), LEE_WHITELEY
     else:
         variance, name = square - 1 / N, GENEALOGY
-    coalesced = (family > 0).sum(1) < 2
-    return variance.clamp(min=0).sqrt().masked_fill(coalesced, float("nan")), name
+    silent = ((family > 0).sum(1) < 2) | (variance < 0)
+    return variance.clamp(min=0).sqrt().masked_fill(silent, float("nan")), name

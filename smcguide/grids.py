@@ -38,7 +38,7 @@ class Grid:
     def _from_log_snr(self, schedule: Schedule, log_snr: Tensor) -> Tensor:
         times = torch.cat([schedule.time(log_snr), torch.zeros(1, dtype=torch.float64)])
         times[-2] = schedule.t_min
-        return times
+        return times.clamp(max=schedule.t_max)  # rounding of the inverse
 
 
 def _ends(schedule: Schedule) -> tuple[float, float]:

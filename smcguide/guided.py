@@ -20,7 +20,6 @@ from torch import Generator, Tensor
 from smcguide.boundary import blame, dry_run, resolve_times
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.draws import rehearse
-from smcguide.errors import InvalidInput
 from smcguide.feynman_kac import FeynmanKac, Propagated
 from smcguide.grids import Grid
 from smcguide.kernels.base import Kernel
@@ -52,7 +51,7 @@ class GuidedDiffusion(FeynmanKac):
         evaluations: network_forward, network_backward and cost evaluations so far, per particle.
 
     Raises:
-        InvalidInput: whenever the parts do not fit together; no network call is made before.
+        InvalidInput: before any network call, when the parts do not fit together.
     """
 
     def __init__(
@@ -67,8 +66,6 @@ class GuidedDiffusion(FeynmanKac):
         chunk_size: int | None = None,
         rehearsal: Rehearsal | None = None,
     ) -> None:
-        if chunk_size is not None and chunk_size < 1:
-            raise InvalidInput(f"chunk_size must be at least 1 or None, got {chunk_size}.")
         self.prior, self.kernel, self.chunk_size = prior, kernel, chunk_size
         self.cost = as_cost(cost).to(prior.device)
         self.event_shape, self.device = tuple(prior.event_shape), prior.device
@@ -157,8 +154,11 @@ class GuidedDiffusion(FeynmanKac):
     def look_at(self, x: Tensor, t: Level, guide: Potential | None = None) -> Look:
         """Denoise x (S, n, *E) at level t and value it; differentiable where gradients are on."""
         look = Look(x, self.denoise(x, t), t)
-        self.evaluations["cost"] += x.shape[0] * x.shape[1]
-        return replace(look, log_psi=(guide or self.potential).log_value(look).double())
+        value = guide or self.potential
+        self.evaluations["cost"] += x.shape[0] * x.shape[1] * value.uses_cost
+        log_psi = value.log_value(look).double()
+        # zero before the end would lose mass for good: illegal, and the engine says so
+        return replace(look, log_psi=torch.where(torch.isneginf(log_psi), torch.nan, log_psi))
 
     def denoise(self, x: Tensor, t: Level) -> Tensor:
         """The prior's denoiser on (S, n, *E), counted."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smcguide import weights
 from smcguide.errors import InvalidInput
-from smcguide.evidence import standard_error
+from smcguide.evidence import POOL, standard_error
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,8 @@ class Posterior:
 
     def standard_error(self) -> tuple[Tensor, str]:
         """Standard errors of log Z (S,), and the name of the estimator."""
+        if "pooled_se" in self.settings:
+            return torch.full_like(self.log_z, self.settings["pooled_se"]), POOL
         return standard_error(
             self.log_z,
             weights.normalise(self.log_w),

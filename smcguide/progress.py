@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, Self
 
-from smcguide.errors import InvalidInput
 from smcguide.records import StepInfo
 
 _SECONDS = 0.3  # reading the numbers waits for the device, so do it rarely
@@ -19,8 +18,6 @@ class Progress:
     """
 
     def __init__(self, mode: bool | str | Callable[[StepInfo], None], total: int) -> None:
-        if isinstance(mode, str) and mode != "auto":
-            raise InvalidInput(f"progress must be True, False, 'auto' or a function, got {mode!r}.")
         self.callback = mode if callable(mode) else None
         self.shown = sys.stderr.isatty() if mode == "auto" else mode is True
         self.total, self.last = total, 0.0

@@ -29,7 +29,7 @@ class Level:
     def prior_width(self, variance: Tensor) -> Tensor:
         """(1 / V + alpha^2 / sigma^2)^-1, the variance of x_0 given x_t under a prior N(., V)."""
         precision = (self.alpha / self.sigma) ** 2 if self.sigma > 0 else math.inf
-        return 1 / (1 / variance + precision)
+        return (1 / (1 / variance + precision)).clamp(max=1e12)
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ class Gaussian:
         if self.is_dirac:  # the model guides no deterministic step: both kernels are the same point
             return torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
         d = (proposal.mean - self.mean) / self.std
-        terms = -d * (d / 2 + (proposal.std / self.std) * z)
-        if isinstance(self.std, Tensor) or self.std != proposal.std:
-            r = torch.as_tensor(proposal.std / self.std, dtype=z.dtype, device=z.device)
-            terms = terms + (1 - r**2) / 2 * z**2 + torch.log(r)
+        r = torch.as_tensor(proposal.std / self.std, dtype=z.dtype, device=z.device)
+        terms = (1 - r**2) / 2 * z**2 - d * (d / 2 + r * z) + torch.log(r)
         return terms.flatten(2).sum(-1, dtype=torch.float64)
 
     def kl(self, base: "Gaussian") -> Tensor:
-        """KL(self || base) for equal standard deviations, |delta|^2 / (2 c^2), shape (S, N)."""
+        """KL(self || base), |delta|^2 / (2 c^2) for equal standard deviations, shape (S, N)."""
         if base.is_dirac:
             return torch.zeros(self.mean.shape[:2], dtype=torch.float64, device=self.mean.device)
         d = (self.mean - base.mean) / base.std
-        return d.flatten(2).square().sum(-1, dtype=torch.float64) / 2
+        r = torch.as_tensor(self.std / base.std, dtype=d.dtype, device=d.device)
+        terms = (d**2 + r**2 - 1) / 2 - torch.log(r)
+        return terms.flatten(2).sum(-1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from torch import Tensor
 from smcguide.errors import InvalidInput
 from smcguide.records import Level, Moments
 
+LOWEST = -30.0  # log-SNR that stands for pure noise
+
 
 @dataclass(frozen=True, eq=False)
 class Rehearsal:
@@ -41,7 +43,7 @@ class Rehearsal:
             raise InvalidInput(
                 "This rehearsal holds moments only; make a full one with sg.rehearse."
             )
-        log_snr = -2 * math.log(t.ratio) if t.ratio < math.inf else -math.inf
+        log_snr = max(LOWEST, -2 * math.log(t.ratio) if t.ratio < math.inf else -math.inf)
         last = len(self.log_snr) - 1
         right = int(torch.searchsorted(self.log_snr, log_snr).clamp(1, last))
         low, high = float(self.log_snr[right - 1]), float(self.log_snr[right])

@@ -39,10 +39,14 @@ def pooled(post: Posterior) -> Posterior:
     eves = (post.eves + N * torch.arange(S, device=post.eves.device)[:, None]).reshape(1, -1)
     trace = {name: a.double().mean(0, keepdim=True) for name, a in post.trace.items()}
     trace["resampled"] = trace["resampled"] > 0
+    about = {**post.settings, "pooled": S}
+    if S > 1:  # relative standard error of the mean of Z
+        Z = (post.log_z - post.log_z.max()).exp()
+        about["pooled_se"] = float(Z.std() / Z.mean() / S**0.5)
     return Posterior(
         post.x.flatten(0, 1)[None], log_w, eves, weights.log_mean_exp(log_w),
         post.bound.mean(0, keepdim=True), trace, post.times, {}, post.evaluations,
-        {**post.settings, "pooled": S}, has_systems=False,
+        about, has_systems=False,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smcguide.boundary import check_population, is_differentiable
+from smcguide.boundary import check_run, is_differentiable
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.engine import run
 from smcguide.grids import Grid, karras
@@ -94,7 +94,7 @@ def sample(
         "potential": potential or default_potential(cost),
         "proposal": proposal or default_proposal(prior, cost),
     }
-    check_population(num_particles, num_systems, cost)
+    check_run(cost, num_particles, num_systems, record, progress)
     model = GuidedDiffusion(prior, cost, chunk_size=chunk_size, **parts)
     return run(
         model, num_particles=num_particles, num_systems=num_systems, resampler=resampler,

@@ -1,6 +1,6 @@
 """What is kept of each step, and the check that its weights are legal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -9,8 +9,6 @@ from smcguide import weights
 from smcguide.errors import DegenerateWeights
 from smcguide.feynman_kac import FeynmanKac, Propagated
 from smcguide.records import Particles, StepInfo
-
-RECORDABLE = ("ancestors", "particles", "log_weights")
 
 
 def _distinct(index: Tensor) -> Tensor:
@@ -45,6 +43,24 @@ def step_info(
         report=model.report(moved.carry),
         recorded={name: kept[name] for name in record},
     )
+
+
+def checked(
+    model: FeynmanKac, steps: Iterator[tuple[Particles, StepInfo]], every: int
+) -> Iterator[tuple[Particles, StepInfo]]:
+    """The same steps, looked at every `every` of them and at the end.
+
+    Raises:
+        DegenerateWeights: with the whole trace, at the first illegal step.
+    """
+    trace: list[StepInfo] = []
+    seen = 0
+    for particles, info in steps:
+        trace.append(info)
+        if info.step % every == 0 or info.step == model.num_steps:
+            raise_if_degenerate(model, trace, particles, seen)
+            seen = len(trace)
+        yield particles, info
 
 
 def raise_if_degenerate(

@@ -60,7 +60,9 @@ def inverse_cdf(log_w: Tensor, points: Tensor) -> Tensor:
     W = normalise(log_w)
     cdf = W.cumsum(-1)
     cdf = cdf / cdf[..., -1:]
-    index = torch.searchsorted(cdf, points.double(), right=True).clamp_(max=W.shape[-1] - 1)
+    index = torch.searchsorted(cdf, points.double().contiguous(), right=True).clamp_(
+        max=W.shape[-1] - 1
+    )
     here = torch.arange(W.shape[-1], device=W.device).expand_as(W)
     last_alive = torch.where(W > 0, here, 0).cummax(-1).values
     return last_alive.gather(-1, index)
@@ -75,10 +77,11 @@ def mean(values: Tensor, log_w: Tensor) -> Tensor:
 def quantile(values: Tensor, log_w: Tensor, levels: Tensor) -> Tensor:
     """Weighted quantiles (Q, S, *F) of values (S, N, *F): the smallest value whose distribution
     function reaches the level."""
-    x, order = values.flatten(2).mT.sort(-1)
+    x, order = values.reshape(*log_w.shape, -1).mT.sort(-1)
     W = normalise(log_w)[:, None].expand(x.shape).gather(-1, order)
     cdf = W.cumsum(-1)
-    points = levels.expand(*x.shape[:2], -1).contiguous()
+    alive = levels.clamp(min=torch.finfo(cdf.dtype).tiny)  # never a value of weight zero
+    points = alive.expand(*x.shape[:2], -1).contiguous()
     index = torch.searchsorted((cdf / cdf[..., -1:]).contiguous(), points)
     out = x.gather(-1, index.clamp(max=x.shape[-1] - 1)).movedim(-1, 0)
     return out.reshape(len(levels), len(values), *values.shape[2:])

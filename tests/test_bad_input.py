@@ -440,7 +440,7 @@ class Lost(Potential):
     edge: float = EDGE
 
     def log_value(self, look: Look) -> Tensor:
-        value = -self.cost(look.x0_hat)
+        value = -0.01 * self.cost(look.x0_hat)  # flat, so that some particles are there
         lost = (look.x[..., 0] > self.edge) & (look.t.time < 0.5)
         return torch.where(lost, -INF, value)
 

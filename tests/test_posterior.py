@@ -358,7 +358,7 @@ def test_the_summary_shows_the_numbers(num_systems: int | None) -> None:
     posterior = run(num_particles=64, num_systems=num_systems, seed=17, trigger=at_steps([2]))
     text = posterior.summary()
     lines = text.splitlines()
-    se, _ = posterior._standard_error()
+    se, _ = posterior.standard_error()
     for s in range(num_systems or 1):
         row = [float(v) for v in lines[1 + s].replace("+-", " ").split()]
         expected = [s, posterior.log_z[s], se[s], weights.ess(posterior.log_w)[s]]

@@ -1,5 +1,6 @@
 """The command line: `smcguide demo`, `smcguide --version`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,9 +50,14 @@ def _app() -> Any:
         seed: Annotated[int, typer.Option(help="Of measurements and particles.")] = 0,
     ) -> None:
         """Three inverse problems on four real handwritten digits, with tables and a picture."""
+        import torch
+
         from smcguide.cli.demo import run_demo
 
-        sizes = {"num_particles": 64, "num_steps": 50} if fast else {}
+        if "OMP_NUM_THREADS" not in os.environ:
+            # So small a network gains little from a second thread, and waits for it on a busy core.
+            torch.set_num_threads(1)
+        sizes = {"num_particles": 64, "num_steps": 30} if fast else {}
         run_demo(out, device=device, seed=seed, **sizes)
 
     return app

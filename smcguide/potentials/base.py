@@ -29,10 +29,15 @@ class Potential(ABC):
     Attributes:
         cost: the terminal cost, filled in by `bind`.
         needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
+        uses_cost: whether a value evaluates the cost, for the count of evaluations.
     """
 
     cost: Any = field(default=None, init=False, repr=False)
     needs_rehearsal = False
+    uses_cost = True
+
+    def check(self, cost: Any) -> None:
+        """Raise InvalidInput if this potential cannot value the cost; called before any network call."""
 
     def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
         """The potential of this cost; called once, when the model is built.

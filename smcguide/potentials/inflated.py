@@ -47,34 +47,41 @@ class InflatedGaussian(Potential):
     def needs_rehearsal(self) -> bool:  # type: ignore[override]
         return self.variance is None
 
-    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
+    def check(self, cost: Any) -> None:
         gaussian = [c for c in cost.parts() if hasattr(c, "residual")]
         if not gaussian:
             raise InvalidInput(
                 f"InflatedGaussian needs a LinearGaussian or GaussianLikelihood cost, got {cost!r}. "
                 "For other costs use potentials.Tweedie()."
             )
+        curved = [c for c in gaussian if not hasattr(c, "matrix")]
+        if curved and self.variance is not None:
+            raise InvalidInput(
+                f"InflatedGaussian({self.variance}) needs a linear measurement, got {curved[0]!r}; "
+                "leave variance out to measure the width on draws of the prior."
+            )
         if max(len(c.std) for c in gaussian) > _LARGEST_DENSE:
             raise InvalidInput(
                 f"InflatedGaussian: {max(len(c.std) for c in gaussian)} measurements need a dense "
                 f"covariance, the limit is {_LARGEST_DENSE}. Use potentials.Tweedie()."
             )
+
+    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
+        self.check(cost)
         bound = super().bind(cost, event_shape, rehearsal)
+        gaussian = [c for c in cost.parts() if hasattr(c, "residual")]
         terms = tuple(self._widen(c, event_shape, rehearsal) for c in gaussian)
         object.__setattr__(bound, "_terms", terms)
         object.__setattr__(bound, "_rest", tuple(c for c in cost.parts() if c not in gaussian))
         return bound
 
     def _widen(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Any) -> "_Widened":
-        if self.variance is not None and hasattr(cost, "matrix"):
+        if self.variance is not None:
             full = torch.full((math.prod(event_shape),), self.variance, dtype=torch.float64)
             full = full.to(cost.std.device)
             return _Linear(cost, event_shape, Moments(torch.zeros_like(full), full))
-        if self.variance is not None or rehearsal is None:
-            raise InvalidInput(
-                f"InflatedGaussian({self.variance}) needs a linear measurement, got {cost!r}; leave "
-                "variance out to measure the width on draws of the prior."
-            )
+        if rehearsal is None:
+            raise InvalidInput("InflatedGaussian(): nothing is known of the prior; give variance=.")
         if hasattr(cost, "matrix"):
             return _Linear(cost, event_shape, rehearsal.moments)
         return _Measured(cost, rehearsal)

@@ -60,11 +60,13 @@ def from_diffusers(source: Any, *, dtype: torch.dtype = torch.float32) -> Networ
     if settings.get("clip_sample", False):
         bound = float(settings.get("clip_sample_range", 1.0))
         clip = (-bound, bound)
+    if settings.get("invert_sigmas", False):
+        raise InvalidInput(f"{name} with invert_sigmas=True runs the flow in the other direction.")
     if name.startswith("FlowMatch"):
         scale = float(settings["num_train_timesteps"])
         return NetworkPrior(
             model, RectifiedFlow(), "velocity", event_shape,
-            time_input=lambda t: scale * t, clip=clip, dtype=dtype,
+            time_input=lambda t: scale * t, clip=clip, dtype=dtype, time_dtype=torch.float32,
         )  # fmt: skip
     table = getattr(scheduler, "alphas_cumprod", None)
     prediction = _PREDICTIONS.get(settings.get("prediction_type", ""))
@@ -80,7 +82,10 @@ def from_diffusers(source: Any, *, dtype: torch.dtype = torch.float32) -> Networ
             f"{name} has zero terminal SNR, where an epsilon prediction says nothing about x_0; "
             "such a network must predict v or sample."
         )
-    return NetworkPrior(model, DDPMTable(table), prediction, event_shape, clip=clip, dtype=dtype)
+    return NetworkPrior(
+        model, DDPMTable(table), prediction, event_shape,
+        clip=clip, dtype=dtype, time_dtype=torch.float32,
+    )  # fmt: skip
 
 
 def _parts(source: Any) -> tuple[Any, Any]:

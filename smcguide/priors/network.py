@@ -13,6 +13,7 @@ References: Salimans, Ho (arXiv 2202.00512), v; Karras et al. (arXiv 2206.00364)
 (arXiv 2210.02747), velocity.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self, get_args
@@ -31,7 +32,7 @@ class NetworkPrior(Prior):
     """A network and its schedule as a prior.
 
     Arguments:
-        net: called as net(x, time) with x (M, *E) and time (M,), both in the network's own dtype;
+        net: called as net(x, time) with x (M, *E) in the network's own dtype and time (M,);
             returns a tensor (or an object with `.sample`) of shape (M, *E). A module is put into
             evaluation mode. Twice the channels (learned variance) are cut to the first half.
         schedule: the schedule it was trained with.
@@ -42,6 +43,7 @@ class NetworkPrior(Prior):
         clip: (low, high) clamp of D, part of the prior's definition, or None.
         sigma_data: data standard deviation of the "edm" preconditioning.
         dtype: dtype of the particles; the network may be in half precision.
+        time_dtype: dtype of the time, default the network's own (in which 517 may be no number).
 
     Raises:
         InvalidInput: for an unknown prediction or a half-precision particle dtype.
@@ -58,6 +60,7 @@ class NetworkPrior(Prior):
         clip: tuple[float, float] | None = None,
         sigma_data: float = 0.5,
         dtype: torch.dtype = torch.float32,
+        time_dtype: torch.dtype | None = None,
     ) -> None:
         if prediction not in get_args(Prediction):
             raise InvalidInput(
@@ -66,10 +69,11 @@ class NetworkPrior(Prior):
         self.net, self.schedule, self.prediction = net, schedule, prediction
         self.event_shape = tuple(event_shape)
         self.dtype = require_float(dtype, "NetworkPrior")
+        self.time_dtype = time_dtype
         self.time_input, self.clip, self.sigma_data = time_input, clip, sigma_data
         parameter = next(net.parameters(), None) if isinstance(net, nn.Module) else None
         self.device = torch.device("cpu") if parameter is None else parameter.device
-        self._net_dtype = dtype if parameter is None else parameter.dtype
+        self._net_dtype = None if parameter is None else parameter.dtype
         if isinstance(net, nn.Module):
             net.eval()
 
@@ -82,8 +86,9 @@ class NetworkPrior(Prior):
 
     def _call(self, x: Tensor, conditioning: float) -> Tensor:
         """The network's raw output (M, *E): the one cast around it."""
-        time = torch.full((len(x),), conditioning, dtype=self._net_dtype, device=x.device)
-        out = self.net(x.to(self._net_dtype), time)
+        dtype = self._net_dtype or self.dtype
+        time = torch.full((len(x),), conditioning, dtype=self.time_dtype or dtype, device=x.device)
+        out = self.net(x.to(dtype), time)
         out = getattr(out, "sample", out)
         if out.ndim > 1 and out.shape[1] == 2 * x.shape[1]:
             out = out[:, : x.shape[1]]
@@ -122,7 +127,7 @@ class NetworkPrior(Prior):
     ) -> Self:
         moved = super().to(device, dtype)
         if device is not None and isinstance(self.net, nn.Module):
-            moved.net = self.net.to(device)
+            moved.net = copy.deepcopy(self.net).to(device)
         return moved
 
     def __repr__(self) -> str:

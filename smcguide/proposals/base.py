@@ -82,6 +82,9 @@ class Proposal(ABC):
     needs_gradient: bool = False
     needs_rehearsal: bool = False
 
+    def check(self, cost: Any, potential: Any) -> None:
+        """Raise InvalidInput if this proposal cannot work with them; called before any network call."""
+
     def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
         """The proposal for this cost; called once. Proposals with a potential of their own bind it."""
         return self

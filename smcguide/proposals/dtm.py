@@ -24,7 +24,7 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.proposals.base import Proposal, Step, within_trust
-from smcguide.proposals.gauss_newton import gauss_newton
+from smcguide.proposals.gauss_newton import gauss_newton, require_least_squares
 from smcguide.records import Gaussian, Look
 from smcguide.rehearsal import Rehearsal
 
@@ -69,7 +69,7 @@ class Published:
 
         def objective(u: Tensor) -> Tensor:
             x = look.x + gamma * u
-            D = step.look_at(x).x0_hat
+            D = step.denoise(x)
             clean = D if self.clamp is None else D.clamp(*self.clamp)
             moved = (x - t.alpha * D) / t.sigma - noise
             return (
@@ -127,12 +127,20 @@ class DTM(Proposal):
     def needs_rehearsal(self) -> bool:  # type: ignore[override]
         return self.guide is not None and bool(self.guide.needs_rehearsal)
 
+    def check(self, cost: Any, potential: Any) -> None:
+        if self.guide is not None:
+            self.guide.check(cost)
+        if self.solver == "gauss_newton":
+            require_least_squares(self.guide or potential)
+
     def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
         if self.guide is None:
             return self
         return replace(self, guide=self.guide.bind(cost, event_shape, rehearsal))
 
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
+        if step.t.alpha == 0:  # pure noise says nothing about x_0, whatever the control
+            return base
         published = Published() if self.objective == "ndtm" else self.objective
         if isinstance(published, Published):
             gamma, objective = published.problem(look, step)

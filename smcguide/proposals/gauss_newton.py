@@ -20,20 +20,20 @@ from smcguide.proposals.base import Step
 from smcguide.records import Gaussian, Look
 
 
+def require_least_squares(value: Any) -> None:
+    """Raise InvalidInput unless a potential is a least-squares one."""
+    if not hasattr(value, "residual"):
+        raise InvalidInput(
+            f"solver='gauss_newton' needs a least-squares value such as InflatedGaussian(), got "
+            f"{value!r}. Use solver='sgd'."
+        )
+
+
 def gauss_newton(
     base: Gaussian, look: Look, step: Step, gamma: float | Tensor, guide: Any, num_iters: int
 ) -> Tensor:
-    """The control u (S, N, *E).
-
-    Raises:
-        InvalidInput: if the value is not a least-squares one.
-    """
-    residual = getattr(guide or step.potential, "residual", None)
-    if residual is None:
-        raise InvalidInput(
-            f"solver='gauss_newton' needs a least-squares value such as InflatedGaussian(), got "
-            f"{guide or step.potential!r}. Use solver='sgd'."
-        )
+    """The control u (S, N, *E)."""
+    residual = (guide or step.potential).residual
     D, J = step.linearise(step.denoise, look.x)
     r, Rt = step.linearise(lambda D: residual(replace(look, x0_hat=D)), D)
     there = step.base_of(look.x, D).mean

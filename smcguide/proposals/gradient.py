@@ -33,7 +33,7 @@ class Gradient(Proposal):
     needs_gradient = True
 
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
-        if self.rule == "mean":
+        if self.rule == "mean" or step.t.alpha == 0:
             delta = base.std**2 * look.slope
         else:
             shifted = look.x0_hat + step.t.sigma**2 / step.t.alpha * look.slope

@@ -53,3 +53,9 @@ class DDPMTable(Schedule):
         return torch.as_tensor(
             np.interp(-log_alpha, -self._log_alpha, np.arange(len(self._log_alpha)))
         )
+
+    def rates(self, t: float) -> tuple[float, float]:
+        entry = min(max(int(np.ceil(t)), 1), len(self._log_alpha) - 1)
+        slope = float(self._log_alpha[entry] - self._log_alpha[entry - 1])
+        alpha, sigma = float(self.alpha(t)), float(self.sigma(t))
+        return alpha * slope, -(alpha**2) * slope / sigma
