@@ -157,7 +157,8 @@ def run(
         trigger=trigger, seed=seed, record=record,
     )  # fmt: skip
     with Progress(progress, model.num_steps) as bar:
-        for last, info in steps:
+        for particles, info in steps:
+            final = particles
             trace.append(info)
             bar.update(info)
     settings = {
@@ -171,4 +172,4 @@ def run(
         "has_systems": num_systems is not None or model.num_systems is not None,
         "are_replicates": model.num_systems is None,
     }
-    return collect(last, trace, about)
+    return collect(final, trace, about)

@@ -290,7 +290,9 @@ def test_a_half_precision_network_is_told_the_exact_timestep(dtype: torch.dtype)
             return self.weight * x
 
     net = Listening()
-    prior = NetworkPrior(net, DDPMTable(DDPMScheduler().alphas_cumprod), "sample", EVENT)
+    prior = NetworkPrior(
+        net, DDPMTable(DDPMScheduler().alphas_cumprod), "sample", EVENT, time_dtype=torch.float32
+    )
     prior.denoise(states(), 518.0)
     assert net.heard == [517.0]
 

@@ -129,7 +129,7 @@ def run_demo(
     written: list[Path] = []
     problems = tasks(truth, seed)
     figure = new_figure(8.6, 4.2 * len(problems))
-    parts = figure.subfigures(len(problems), 1)
+    parts: Any = figure.subfigures(len(problems), 1)
     for task, part in zip(problems, parts, strict=True):
         start = time.perf_counter()
         posterior = sg.sample(

@@ -47,7 +47,8 @@ def plot_posterior(
     is_image = posterior.x.ndim >= 4
     height = rows * _PANEL + 0.5 if is_image else 1.7
     figure = figure or panels.new_figure(7.2, height + 2.0)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[height, 2.0])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[height, 2.0])
+    top, bottom = halves
     if is_image:
         axes = top.subplots(rows, 2 + NUM_DRAWS, squeeze=False)
         titles = _images(axes, posterior)
