@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args()
-    print("   d  m   median |log Z error|   largest   mean error   SW ratio median   largest   ESS/N    s")
+    print("   d  m   median |log Z error|   largest   mean error   SW ratio median   largest  ESS/N   s")
     for d, m in CASES:
         start = time.perf_counter()
         rows = [measure(i, d, m, args.particles, args.steps) for i in range(args.instances)]

@@ -1,4 +1,4 @@
-"""What the README shows runs as shown, examples and benchmarks run, the two commands are the two commands."""
+"""The README runs as shown, examples and benchmarks run, the two commands are the two commands."""
 
 import math
 import os

@@ -345,7 +345,7 @@ def test_the_standard_error_of_a_pool_is_that_of_its_evidence(resampler: Resampl
             task, num_particles=100, num_systems=8, resampler=resampler, seed=base + i,
             progress=False,
         ).pooled()
-        for i in range(60)
+        for i in range(40)
     ]  # fmt: skip
     told = torch.stack([p.log_evidence_se for p in pools])
     spread = float(torch.stack([p.log_evidence for p in pools]).std())
