@@ -112,7 +112,7 @@ class GuidedDiffusion(FeynmanKac):
             ahead["log_g"] = base.log_ratio(q, z[:, i]) + ahead["log_psi"] - here["log_psi"]
             ahead["path_kl"] = here["path_kl"] + q.kl(base)
             ahead |= {} if base.memory is None else {"kernel_memory": base.memory}
-            ahead |= {} if q.memory is None else {"proposal_memory": q.memory}
+            ahead |= {} if q.memory is None or q is base else {"proposal_memory": q.memory}
             parts.append(ahead | {"x": x_s})
         out = join(parts)
         return Propagated(out.pop("x"), out.pop("log_g"), out)

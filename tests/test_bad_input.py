@@ -97,6 +97,13 @@ def double(y: Tensor) -> Tensor:
 
 OBSERVED = torch.tensor([0.3, -0.2], dtype=F64)
 
+
+def test_a_right_operator_is_not_refused(prior: Watched) -> None:
+    as_object = run(prior, LinearGaussian(Scaled(double), OBSERVED, 0.5))
+    as_matrix = run(prior, LinearGaussian(2 * torch.eye(2, dtype=F64), OBSERVED, 0.5))
+    torch.testing.assert_close(as_object.log_evidence, as_matrix.log_evidence)
+
+
 LIKELIHOODS: dict[str, tuple[Callable[[], Any], str]] = {
     "y too short for the matrix": (lambda: good(y=Y[:2]), r"\(2,\) does not fit .*\(3, 2\)"),
     "y a scalar": (lambda: good(y=Y[0]), r"shape \(\) does not fit"),

@@ -297,6 +297,15 @@ def test_a_half_precision_network_is_told_the_exact_timestep(dtype: torch.dtype)
     assert net.heard == [517.0]
 
 
+@pytest.mark.parametrize("make", [DDPMScheduler, diffusers.FlowMatchEulerDiscreteScheduler])
+def test_a_bfloat16_model_of_diffusers_is_told_the_exact_timestep(make: Callable[[], Any]) -> None:
+    net, heard = unet().to(torch.bfloat16), []
+    net.register_forward_pre_hook(lambda module, inputs: heard.append(float(inputs[1][0])))
+    prior = from_diffusers((net, make()))
+    prior.denoise(states(), 518.0 if make is DDPMScheduler else 0.517)
+    assert heard == [pytest.approx(517.0, rel=1e-6)]
+
+
 def test_float64_particles_around_a_float32_network() -> None:
     net, scheduler = unet(), ddpm()
     prior = from_diffusers((net, scheduler), dtype=torch.float64)

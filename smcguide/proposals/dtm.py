@@ -24,6 +24,7 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.proposals.base import Proposal, Step, within_trust
+from smcguide.proposals.descent import adam, sgd
 from smcguide.proposals.gauss_newton import gauss_newton, require_least_squares
 from smcguide.records import Gaussian, Look
 from smcguide.rehearsal import Rehearsal
@@ -140,7 +141,7 @@ class DTM(Proposal):
 
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
         if step.t.alpha == 0:  # pure noise says nothing about x_0, whatever the control
-            return base
+            return Gaussian(base.mean, base.std)
         published = Published() if self.objective == "ndtm" else self.objective
         if isinstance(published, Published):
             gamma, objective = published.problem(look, step)
@@ -174,13 +175,14 @@ class DTM(Proposal):
     ) -> Tensor:
         """The control after `num_iters` gradient steps; the loss is a sum over particles."""
         warm = self.warm_start and step.memory is not None
-        u = step.memory.clone() if warm and step.memory is not None else torch.zeros_like(look.x)
+        u = step.memory if warm and step.memory is not None else torch.zeros_like(look.x)
         rate = self.learning_rate or (1.0 if self.objective == "kl" else 0.01)
         rate = rate * (1 - step.progress) if self.decay else rate
-        kind = torch.optim.SGD if self.solver == "sgd" else torch.optim.Adam
-        optimiser = kind([u], lr=rate)
-        for i in range(self.num_iters):
-            shared = i == 0 and self.needs_gradient  # at u = 0 the KL is flat
-            u.grad = -gamma * look.slope if shared else step.gradient(objective, u)
-            optimiser.step()
-        return u
+        descend = sgd if self.solver == "sgd" else adam
+
+        def gradient(i: int, u: Tensor) -> Tensor:
+            if i == 0 and self.needs_gradient:  # at u = 0 the KL is flat
+                return -gamma * look.slope
+            return step.gradient(objective, u)
+
+        return descend(u, gradient, rate, self.num_iters)
