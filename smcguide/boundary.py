@@ -9,7 +9,7 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.grids import Grid
-from smcguide.priors.base import require_float
+from smcguide.priors.base import Prior, require_float
 from smcguide.schedules import Schedule
 
 RECORDABLE = ("ancestors", "particles", "log_weights")
@@ -38,13 +38,16 @@ def check_run(
     num_systems: int | None,
     record: Sequence[str] = (),
     progress: Any = False,
+    seed: int = 0,
 ) -> int:
     """The number of systems S.
 
     Raises:
         InvalidInput: for sizes below 1, a num_systems that contradicts a batched y, unknown names in
-            `record`, or another `progress` than True, False, "auto" or a function.
+            `record`, another `progress` than True, False, "auto" or a function, a negative seed.
     """
+    if not isinstance(seed, int) or seed < 0:
+        raise InvalidInput(f"seed must be a whole number of at least 0, got {seed!r}.")
     if unknown := set(record) - set(RECORDABLE):
         raise InvalidInput(f"record: unknown names {sorted(unknown)}; there are {RECORDABLE}.")
     if not (isinstance(progress, bool) or progress == "auto" or callable(progress)):
@@ -59,6 +62,20 @@ def check_run(
             "Leave num_systems out; for replicates of each observation repeat y."
         )
     return own or num_systems or 1
+
+
+def as_prior(prior: Any) -> Prior:
+    """The prior itself.
+
+    Raises:
+        InvalidInput: for anything else, a bare network in particular.
+    """
+    if not isinstance(prior, Prior):
+        raise InvalidInput(
+            f"prior: got a {type(prior).__name__}; wrap a network with NetworkPrior(net, schedule, "
+            "prediction, event_shape) or from_diffusers(...)."
+        )
+    return prior
 
 
 def dry_run(model: Any, potential: Any, proposal: Any) -> None:

@@ -75,7 +75,7 @@ def iterate(
         InvalidInput: for sizes below 1 or unknown names in `record`.
         DegenerateWeights: when a weight is NaN or +inf, or a system has no living particle.
     """
-    S = check_run(model, num_particles, num_systems, record)
+    S = check_run(model, num_particles, num_systems, record, seed=seed)
     steps = _iterate(
         model,
         (S, num_particles),
@@ -149,7 +149,7 @@ def run(
         InvalidInput, DegenerateWeights: as `iterate`.
     """
     resampler, trigger = resampler or Systematic(), trigger or ess_below(0.5)
-    check_run(model, num_particles, num_systems, record, progress)
+    check_run(model, num_particles, num_systems, record, progress, seed)
     before = dict(getattr(model, "evaluations", {}))
     trace: list[StepInfo] = []
     steps = iterate(

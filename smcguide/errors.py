@@ -29,7 +29,8 @@ class DegenerateWeights(SmcguideError, RuntimeError):
         time: schedule time at which it happened, NaN where the model has no times.
         system: index of the first failing system.
         count: number of bad particles in that system.
-        particles: the population of the failing step, to look at.
+        particles: the population when it was noticed: on the CPU that of the failing step, on a device
+            up to 16 steps later.
         trace: the `StepInfo` records up to and including the failing step.
     """
 

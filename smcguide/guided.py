@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from smcguide.boundary import blame, dry_run, resolve_times
+from smcguide.boundary import as_prior, blame, dry_run, resolve_times
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.draws import rehearse
 from smcguide.feynman_kac import FeynmanKac, Propagated
@@ -66,7 +66,7 @@ class GuidedDiffusion(FeynmanKac):
         chunk_size: int | None = None,
         rehearsal: Rehearsal | None = None,
     ) -> None:
-        self.prior, self.kernel, self.chunk_size = prior, kernel, chunk_size
+        self.prior, self.kernel, self.chunk_size = as_prior(prior), kernel, chunk_size
         self.cost = as_cost(cost).to(prior.device)
         self.event_shape, self.device = tuple(prior.event_shape), prior.device
         self.num_systems = self.cost.num_systems

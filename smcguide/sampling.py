@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smcguide.boundary import check_run, is_differentiable
+from smcguide.boundary import as_prior, check_run, is_differentiable
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.engine import run
 from smcguide.grids import Grid, karras
@@ -84,8 +84,7 @@ def sample(
         InvalidInput: before the first network call, when the parts do not fit.
         DegenerateWeights: during the run, with step, time, system, culprit and remedy.
     """
-    if device is not None or dtype is not None:
-        prior = prior.to(device, dtype)
+    prior = as_prior(prior).to(device, dtype)
     cost = as_cost(cost).to(prior.device)
     cost.check(tuple(prior.event_shape), torch.zeros((), dtype=prior.dtype, device=prior.device))
     parts: dict[str, Any] = {
@@ -94,7 +93,7 @@ def sample(
         "potential": potential or default_potential(cost),
         "proposal": proposal or default_proposal(prior, cost),
     }
-    check_run(cost, num_particles, num_systems, record, progress)
+    check_run(cost, num_particles, num_systems, record, progress, seed)
     model = GuidedDiffusion(prior, cost, chunk_size=chunk_size, **parts)
     return run(
         model, num_particles=num_particles, num_systems=num_systems, resampler=resampler,

@@ -73,11 +73,12 @@ def raise_if_degenerate(
     row = int(bad.any(1).nonzero()[0])
     system = int(bad[row].nonzero()[0])
     info, count, N = trace[since + row], int(bad[row, system]), particles.log_w.shape[1]
+    dead = bool(torch.isneginf(info.log_evidence[system]))
     culprit, remedy = model.culprit(info.step)
     error = DegenerateWeights(
-        "No particle is left alive" if count == N else "Non-finite weights",
+        "No particle is left alive" if dead else "Non-finite weights",
         step=info.step, time=info.time, system=system, count=count, num_particles=N,
         culprit=culprit, remedy=remedy,
     )  # fmt: skip
-    error.particles, error.trace = particles, trace
+    error.particles, error.trace = particles, trace[: since + row + 1]
     raise error

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -577,3 +578,31 @@ def test_a_network_that_breaks_is_caught_where_it_breaks(prior: Watched) -> None
         sg.run(model, num_particles=40, resampler=Systematic(), trigger=at_steps([1]))
     assert e.value.time == next(t.time for t in model.levels if t.time <= 0.5)
     check_error(e.value, torch.isnan(e.value.particles.log_w), 40)
+
+
+def test_a_bare_network_is_no_prior() -> None:
+    with pytest.raises(sg.InvalidInput, match=r"prior: got a Linear; wrap a network with NetworkPrior"):
+        explicit(torch.nn.Linear(2, 2), square)  # type: ignore[arg-type]
+
+
+def test_a_negative_seed_is_refused(prior: Watched) -> None:
+    with pytest.raises(sg.InvalidInput, match=r"seed must be a whole number of at least 0, got -1"):
+        run(prior, square, seed=-1)
+    assert prior.asked == []
+
+
+def test_arrays_and_lists_are_observations() -> None:
+    A = torch.eye(2, dtype=torch.float64)
+    costs = [sg.costs.LinearGaussian(A, y, 0.5) for y in ([1.0, 2.0], torch.tensor([1.0, 2.0]))]
+    x = torch.zeros(1, 1, 2, dtype=torch.float64)
+    assert torch.equal(costs[0](x), costs[1](x))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    import shutil
+
+    source = Path(sg.priors.__file__).parent / "embedded" / "digits"
+    shutil.copytree(source, tmp_path / "p")
+    (tmp_path / "p" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(sg.InvalidInput, match=r"cannot be read.*safetensors"):
+        sg.priors.from_diffusers(tmp_path / "p")

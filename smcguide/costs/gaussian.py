@@ -44,7 +44,7 @@ class GaussianLikelihood(TerminalCost):
         *,
         batched: bool = False,
     ) -> None:
-        self.forward = forward
+        self.forward, y = forward, torch.as_tensor(y)
         if batched and y.ndim < 1:
             raise InvalidInput("batched=True: y must have a leading axis of systems, got a scalar.")
         self.num_systems = len(y) if batched else None
@@ -142,7 +142,7 @@ class LinearGaussian(GaussianLikelihood):
         *,
         batched: bool = False,
     ) -> None:
-        self.operator = as_operator(operator)
+        self.operator, y = as_operator(operator), torch.as_tensor(y)
         if isinstance(self.operator, MaskOperator):
             mask = self.operator.mask
             if y.shape[1:] != mask.shape if batched else y.shape != mask.shape:

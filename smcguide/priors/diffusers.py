@@ -126,6 +126,12 @@ def _load(folder: Path) -> tuple[Any, Any]:
                 "class of diffusers. Load it yourself and pass (model, scheduler)."
             )
         safe = {"use_safetensors": True, "low_cpu_mem_usage": False} if part == "unet" else {}
-        parts.append(kind.from_pretrained(folder / part, local_files_only=True, **safe))
+        try:
+            parts.append(kind.from_pretrained(folder / part, local_files_only=True, **safe))
+        except OSError as error:
+            raise InvalidInput(
+                f"from_diffusers: {folder / part} cannot be read: {error}. The weights must be a "
+                "safetensors file, as save_pretrained writes it."
+            ) from error
     torch.set_grad_enabled(grad_mode)  # some loaders leave gradients switched off
     return parts[0], parts[1]
