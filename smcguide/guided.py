@@ -5,8 +5,7 @@ Base chain p(x_s | x_t), proposal q(x_s | x_t), values psi_t with psi_0 = exp(-C
     log w_T  = log psi_T(x_T)
     log w   += log p(x_s | x_t) - log q(x_s | x_t) + log psi_s(x_s) - log psi_t(x_t)
 
-psi_t is the cached number that entered the weight before: the product telescopes, Z is unbiased for any
-psi and q. Where the base step has no noise, the proposal falls back to it.
+psi_t is the cached number that entered before: the product telescopes, Z is unbiased for any psi and q.
 """
 
 from collections import Counter
@@ -74,10 +73,9 @@ class GuidedDiffusion(FeynmanKac):
         self.num_steps = len(self.levels) - 1
         self.evaluations: Counter[str] = Counter()
         self.parts: dict[str, Any] = {
-            "kernel": kernel,
-            "potential": potential,
-            "proposal": proposal,
-        }
+            "prior": prior, "cost": self.cost, "times": times,
+            "kernel": kernel, "potential": potential, "proposal": proposal,
+        }  # fmt: skip
         dry_run(self, potential, proposal)
         needed = kernel.needs_rehearsal or potential.needs_rehearsal or proposal.needs_rehearsal
         if rehearsal is None and needed:
