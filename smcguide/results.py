@@ -59,5 +59,6 @@ def summary(post: Posterior) -> str:
         kept, times = int(post.eves[s].unique().numel()), int(post.trace["resampled"][s].sum())
         lines.append(f"{s:6d} {z:10.3f} +- {e:<7.3f} {n:10.1f} {kept:11d} {times:11d}")
     lines.append(f"{post.x.shape[1]} particles per system; s.e. by {post.log_evidence_method}")
-    lines.append(", ".join(f"{k} {v}" for k, v in {**post.evaluations, **post.settings}.items()))
+    lines.append("evaluations: " + ", ".join(f"{k} {v}" for k, v in post.evaluations.items()))
+    lines += [f"{k}: {v}" for k, v in post.settings.items()]
     return "\n".join(lines)
