@@ -57,4 +57,4 @@ class Rehearsal:
             raise InvalidInput(
                 "This rehearsal holds moments only; make a full one with sg.rehearse."
             )
-        return (self.x0 - self.x0_hat).double().square().flatten(1).mean(1)
+        return (self.x0 - self.x0_hat).double().square().flatten(2).mean((1, 2)).cpu()

@@ -370,7 +370,7 @@ def test_the_summary_shows_the_numbers(num_systems: int | None) -> None:
     assert posterior.log_evidence_method in text
     for name, number in posterior.evaluations.items():
         assert f"{name} {number}" in text
-    assert "seed 17" in text
+    assert "seed: 17" in text
     assert "at_steps(steps=[2])" in text
 
 
