@@ -2,6 +2,7 @@
 network call, and said in terms of what was given, what is expected and what to do."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.grids import Grid
+from smcguide.kernels.base import Kernel
+from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior, require_float
+from smcguide.proposals.base import Proposal
 from smcguide.schedules import Schedule
 
 RECORDABLE = ("ancestors", "particles", "log_weights")
@@ -46,14 +50,16 @@ def check_run(
         InvalidInput: for sizes below 1, a num_systems that contradicts a batched y, unknown names in
             `record`, another `progress` than True, False, "auto" or a function, a negative seed.
     """
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, Integral) or seed < 0:
         raise InvalidInput(f"seed must be a whole number of at least 0, got {seed!r}.")
+    if isinstance(record, str):
+        raise InvalidInput(f"record must be a tuple of names, e.g. ({record!r},), got {record!r}.")
     if unknown := set(record) - set(RECORDABLE):
         raise InvalidInput(f"record: unknown names {sorted(unknown)}; there are {RECORDABLE}.")
     if not (isinstance(progress, bool) or progress == "auto" or callable(progress)):
         raise InvalidInput(f"progress must be True, False, 'auto' or a function, got {progress!r}.")
     for name, value in (("num_particles", num_particles), ("num_systems", num_systems)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, Integral) or value < 1):
             raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}.")
     own = model.num_systems
     if own is not None and num_systems not in (None, own):
@@ -78,6 +84,16 @@ def as_prior(prior: Any) -> Prior:
     return prior
 
 
+def require(part: Any, kind: type, name: str) -> None:
+    """Raise InvalidInput unless a part is an object of its room."""
+    if not isinstance(part, kind):
+        hint = f"; write {part.__name__}()" if isinstance(part, type) else ""
+        raise InvalidInput(
+            f"{name}: got {part!r}, expected an object of smcguide.{name}s derived from "
+            f"{kind.__name__}{hint}."
+        )
+
+
 def dry_run(model: Any, potential: Any, proposal: Any) -> None:
     """Check that prior, kernel, cost, potential and proposal fit, without a network call.
 
@@ -85,7 +101,10 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
         InvalidInput: with the first misfit found.
     """
     prior, cost = model.prior, model.cost
-    if model.chunk_size is not None and model.chunk_size < 1:
+    for name, kind in (("kernel", Kernel), ("potential", Potential), ("proposal", Proposal)):
+        require(model.parts[name], kind, name)
+    size = model.chunk_size
+    if size is not None and (not isinstance(size, Integral) or size < 1):
         raise InvalidInput(f"chunk_size must be at least 1 or None, got {model.chunk_size}.")
     require_float(prior.dtype, repr(prior))
     cost.check(model.event_shape, torch.zeros((), dtype=prior.dtype, device=prior.device))

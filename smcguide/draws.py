@@ -6,12 +6,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from smcguide.grids import karras
 from smcguide.kernels.base import Kernel
+from smcguide.kernels.ddim import DDPM
 from smcguide.priors.base import Prior
 from smcguide.records import Level, Moments
 from smcguide.rehearsal import LOWEST, Rehearsal
 
-_NUM_DRAWS, _NUM_STEPS, _NUM_LEVELS = 256, 32, 16
+_NUM_DRAWS, _NUM_STEPS = 256, 32
 _LARGEST_FULL = 1024  # dimensions with a full covariance
 _LARGEST_BANK = 2**25  # numbers kept
 
@@ -43,40 +45,40 @@ def draw(
 
 
 @torch.no_grad()
-def rehearse(
-    prior: Prior, kernel: Kernel, levels: Sequence[Level], chunk_size: int = 512
-) -> Rehearsal:
-    """A rehearsal of the prior over a run's levels, kept by the prior for the next run.
+def rehearse(prior: Prior, chunk_size: int = 512) -> Rehearsal:
+    """A rehearsal of the prior, always the same for the same prior, which keeps it for the next run.
 
-    256 draws (fewer in very high dimension): exact where the prior can sample, else by a chain of
-    about 32 of the levels; then one denoising of each draw at 16 levels.
+    256 draws (fewer in very high dimension): exact where the prior can make them, else by 32 DDPM steps
+    on a Karras grid; then one denoising of each draw at every other level of that grid.
+
+    Arguments:
+        prior: any prior.
+        chunk_size: largest batch in the network.
     """
-    span = (levels[0].time, levels[-2].time)
-    if prior.rehearsal is not None and prior.rehearsal[0] == span:
-        return prior.rehearsal[1]
+    if prior.rehearsal is not None:
+        return prior.rehearsal
+    levels = [prior.schedule.level(float(t)) for t in karras(_NUM_STEPS)(prior.schedule)]
     generator = torch.Generator(prior.device).manual_seed(0)
+    bank = [*levels[:-2:2], levels[-2]]
     size = max(1, torch.Size(prior.event_shape).numel())
-    num = max(8, min(_NUM_DRAWS, _LARGEST_BANK // (size * _NUM_LEVELS)))
+    num = max(8, min(_NUM_DRAWS, _LARGEST_BANK // (size * len(bank))))
     x0, evaluations = prior.exact_draws(num, generator), 0
     if x0 is None:
-        coarse = [*levels[: -2 : max(1, (len(levels) - 1) // _NUM_STEPS)], *levels[-2:]]
-        x0 = draw(prior, kernel, coarse, num, generator, chunk_size)
-        evaluations = num * (len(coarse) - 1)
-    bank = [*levels[: -2 : max(1, (len(levels) - 1) // _NUM_LEVELS)], levels[-2]]
+        x0 = draw(prior, DDPM(), levels, num, generator, chunk_size)
+        evaluations = num * _NUM_STEPS
     x0_hat = []
     for t in bank:
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         x0_hat.append(_denoise(prior, t.alpha * x0 + t.sigma * z, t, chunk_size))
     log_snr = prior.schedule.log_snr(torch.tensor([t.time for t in bank], dtype=torch.float64))
-    made = Rehearsal(
+    prior.rehearsal = Rehearsal(
         prior.moments() or _estimate(x0),
         x0,
         log_snr.clamp(min=LOWEST),
         torch.stack(x0_hat),
         evaluations + num * len(bank),
     )
-    prior.rehearsal = (span, made)
-    return made
+    return prior.rehearsal
 
 
 def _denoise(prior: Prior, x: Tensor, t: Level, chunk_size: int) -> Tensor:

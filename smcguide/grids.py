@@ -29,8 +29,10 @@ class Grid:
     num_steps: int
 
     def __post_init__(self) -> None:
-        if self.num_steps < 2:
-            raise InvalidInput(f"A grid needs at least 2 steps, got num_steps={self.num_steps}.")
+        if not isinstance(self.num_steps, int) or self.num_steps < 2:
+            raise InvalidInput(
+                f"A grid needs a whole number of at least 2 steps, got num_steps={self.num_steps}."
+            )
 
     def __call__(self, schedule: Schedule) -> Tensor:
         raise NotImplementedError

@@ -79,8 +79,9 @@ class GuidedDiffusion(FeynmanKac):
         dry_run(self, potential, proposal)
         needed = kernel.needs_rehearsal or potential.needs_rehearsal or proposal.needs_rehearsal
         if rehearsal is None and needed:
-            rehearsal = rehearse(prior, kernel, self.levels, chunk_size or 512)
-            self.parts["rehearsal_forward"] = rehearsal.evaluations
+            kept = prior.rehearsal is not None
+            rehearsal = rehearse(prior, chunk_size or 512)
+            self.parts["rehearsal_forward"] = 0 if kept else rehearsal.evaluations
         self.kernel = kernel.bind(rehearsal)
         self.potential = potential.bind(self.cost, self.event_shape, rehearsal)
         self.proposal = proposal.bind(self.cost, self.event_shape, rehearsal)

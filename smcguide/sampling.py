@@ -12,6 +12,7 @@ from torch import Tensor
 from smcguide.boundary import as_prior, check_run, is_differentiable
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.engine import run
+from smcguide.errors import InvalidInput
 from smcguide.grids import Grid, karras
 from smcguide.guided import GuidedDiffusion
 from smcguide.kernels.base import Kernel
@@ -30,9 +31,12 @@ from smcguide.triggers import Trigger
 
 
 def default_potential(cost: TerminalCost) -> Potential:
-    """InflatedGaussian where the cost has a Gaussian likelihood, else Tweedie."""
-    gaussian = any(hasattr(c, "residual") for c in cost.parts())
-    return InflatedGaussian() if gaussian else Tweedie()
+    """InflatedGaussian where it can serve the cost, else Tweedie."""
+    try:
+        InflatedGaussian().check(cost)
+    except InvalidInput:
+        return Tweedie()
+    return InflatedGaussian()
 
 
 def default_proposal(prior: Prior, cost: TerminalCost) -> Proposal:

@@ -52,9 +52,7 @@ def look_at(prior, t, shape=(2, 3)):
 
 
 def rehearsal_of(prior):
-    schedule = prior.schedule
-    levels = [schedule.level(float(t)) for t in sg.grids.log_snr(8)(schedule)]
-    return rehearse(prior, sg.kernels.DDPM(), levels)
+    return rehearse(prior)
 
 
 def bound(potential, cost, prior):

@@ -47,6 +47,10 @@ class GaussianLikelihood(TerminalCost):
         self.forward, y = forward, torch.as_tensor(y)
         if batched and y.ndim < 1:
             raise InvalidInput("batched=True: y must have a leading axis of systems, got a scalar.")
+        if y.numel() == 0:
+            raise InvalidInput(
+                f"y of shape {tuple(y.shape)} holds no measurement (an empty mask?)."
+            )
         self.num_systems = len(y) if batched else None
         self.obs_shape = tuple(y.shape[1:] if batched else y.shape)
         if not bool(torch.isfinite(y).all()):
@@ -67,6 +71,11 @@ class GaussianLikelihood(TerminalCost):
             )
         self.y = y.double().reshape(self.num_systems or 1, 1, -1)
         self.std = std.expand(self.obs_shape).flatten()
+
+    @property
+    def selected(self) -> Tensor | None:
+        """Indices (m,) of the observed entries where the measurement is a mask, else None."""
+        return None
 
     def predict(self, x0: Tensor) -> Tensor:
         """F(x_0) (S, N, m) float64 for x0 (S, N, *E)."""
@@ -142,6 +151,7 @@ class LinearGaussian(GaussianLikelihood):
         *,
         batched: bool = False,
     ) -> None:
+        self.dtype = torch.float32  # of the particles, told by `check`
         self.operator, y = as_operator(operator), torch.as_tensor(y)
         if isinstance(self.operator, MaskOperator):
             mask = self.operator.mask
@@ -168,12 +178,17 @@ class LinearGaussian(GaussianLikelihood):
                 f"The mask has shape {tuple(self.operator.mask.shape)}, events have {event_shape}."
             )
         super().check(event_shape, like)
+        self.dtype = like.dtype
         if not isinstance(self.operator, MaskOperator | MatrixOperator):
             check_adjoint(self.operator, event_shape, self.obs_shape, like)
 
+    @property
+    def selected(self) -> Tensor | None:
+        return self.operator.index if isinstance(self.operator, MaskOperator) else None
+
     def matrix(self, event_shape: tuple[int, ...]) -> Tensor:
         """A as a dense (m, d) float64 matrix over flattened events."""
-        like = torch.zeros((), dtype=torch.float32, device=self.y.device)
+        like = torch.zeros((), dtype=self.dtype, device=self.y.device)
         return dense(self.operator, event_shape, self.obs_shape, like)
 
     def to(self, device: torch.device) -> Self:

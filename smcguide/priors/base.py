@@ -59,7 +59,7 @@ class Prior(ABC):
     event_shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    rehearsal: tuple[tuple[float, float], Rehearsal] | None = None
+    rehearsal: Rehearsal | None = None
 
     @abstractmethod
     def denoise(self, x: Tensor, t: float) -> Tensor:
@@ -95,12 +95,14 @@ class Prior(ABC):
         Raises:
             InvalidInput: for a half-precision dtype.
         """
-        if device in (None, self.device, str(self.device)) and dtype in (None, self.dtype):
+        wanted = self.device if device is None else torch.device(device)
+        here = wanted.type == self.device.type and wanted.index in (None, self.device.index)
+        if here and dtype in (None, self.dtype):
             return self
         moved = copy.copy(self)
         moved.rehearsal = None
         if dtype is not None:
             moved.dtype = require_float(dtype, f"{type(self).__name__}.to")
-        if device is not None:
-            moved.device = torch.device(device)
+        if not here:
+            moved.device = wanted
         return moved

@@ -45,8 +45,13 @@ def from_diffusers(source: Any, *, dtype: torch.dtype = torch.float32) -> Networ
             prediction type without meaning for it, dynamic thresholding.
     """
     model, scheduler = _parts(source)
-    config = model.config
-    size = config.sample_size
+    config = getattr(model, "config", None)
+    size = getattr(config, "sample_size", None)
+    if config is None or size is None or not hasattr(config, "in_channels"):
+        raise InvalidInput(
+            f"from_diffusers: {type(model).__name__} does not say its in_channels and sample_size. Wrap "
+            "it yourself with NetworkPrior(net, schedule, prediction, event_shape)."
+        )
     height, width = (size, size) if isinstance(size, int) else size
     event_shape = (config.in_channels, height, width)
     settings = scheduler.config

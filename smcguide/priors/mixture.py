@@ -1,13 +1,10 @@
-r"""Gaussian mixtures: a prior for which everything is known.
+r"""Gaussian mixtures: a prior for which everything is known. Internals are float64.
 
     p(x_0) = sum_k w_k N(m_k, S_k),     x_t | k ~ N(alpha m_k, alpha^2 S_k + sigma^2 I)
 
 With S_k = U_k diag(v_k) U_k^T and responsibilities r_k(x_t), the denoiser is
 
     D(x) = sum_k r_k [ m_k + U_k diag(alpha v_k / (alpha^2 v_k + sigma^2)) U_k^T (x - alpha m_k) ].
-
-A linear-Gaussian measurement y = A x_0 + n maps the mixture to another mixture (Kalman update of each
-component, reweighted by its own evidence), so posterior and evidence are exact. Internals are float64.
 """
 
 import math
@@ -47,6 +44,10 @@ class GaussianMixture(Prior):
         *,
         schedule: Schedule | None = None,
     ) -> None:
+        if means.ndim < 2:
+            raise InvalidInput(
+                f"GaussianMixture: means of shape {tuple(means.shape)}; expected (K, *E)."
+            )
         self.schedule = schedule or VP()
         self.event_shape = tuple(means.shape[1:])
         self.dtype = require_float(means.dtype, "GaussianMixture")
@@ -160,6 +161,10 @@ class GaussianMixture(Prior):
         w = self._log_w.exp()
         mean = w @ self._m
         centred = self._m - mean
+        if len(mean) > 1024:  # the diagonal only
+            own = self._v if self._U is None else torch.einsum("kde,ke->kd", self._U**2, self._v)
+            own = own.expand(len(w), -1)
+            return Moments(mean, w @ (own + centred**2))
         within = self._covariances()
         within = within[0] if len(within) == 1 else torch.einsum("k,kde->de", w, within)
         v, U = torch.linalg.eigh(within + centred.T @ (w[:, None] * centred))

@@ -126,8 +126,8 @@ class NetworkPrior(Prior):
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
         moved = super().to(device, dtype)
-        if device is not None and isinstance(self.net, nn.Module):
-            moved.net = copy.deepcopy(self.net).to(device)
+        if moved.device != self.device and isinstance(self.net, nn.Module):
+            moved.net = copy.deepcopy(self.net).to(moved.device)
         return moved
 
     def __repr__(self) -> str:

@@ -26,60 +26,9 @@ from smcguide.errors import InvalidInput
 from smcguide.proposals.base import Proposal, Step, within_trust
 from smcguide.proposals.descent import adam, sgd
 from smcguide.proposals.gauss_newton import gauss_newton, require_least_squares
+from smcguide.proposals.published import Problem, Published
 from smcguide.records import Gaussian, Look
 from smcguide.rehearsal import Rehearsal
-
-Problem = tuple[float | Tensor, Callable[[Tensor], Tensor]]
-
-
-@dataclass(frozen=True)
-class Published:
-    r"""The step problem of the released NDTM code, on the network's own scale.
-
-        w_T C(clamp(D~)) + w_control gamma^2 |gamma u|^2 + w_score |e~ - e|^2
-
-    with e the noise prediction. weights="ddim": w_score = kappa^2, w_control = alpha_t^2 / alpha_s^2;
-    "ddpm": beta^2 / ((1 - beta) sigma_t^2) and 1 / (1 - beta), beta the schedule's unit step at t;
-    "zero": neither. (The derivation has the reciprocal alpha_s^2 / alpha_t^2 and gamma^2 once; these
-    are the numbers as released.)
-    """
-
-    gamma: float = 2.0
-    terminal_weight: float = 50.0
-    weights: Literal["ddim", "ddpm", "zero"] = "ddim"
-    clamp: tuple[float, float] | None = (-1.0, 1.0)
-
-    def penalties(self, step: Step) -> tuple[float, float]:
-        """(w_score, w_control) of this step."""
-        t, s = step.t, step.s
-        if self.weights == "zero":
-            return 0.0, 0.0
-        if self.weights == "ddpm":
-            beta = 1 - (t.alpha / step.schedule.level(t.time - 1).alpha) ** 2
-            return beta**2 / ((1 - beta) * t.sigma**2), 1 / (1 - beta)
-        zero = torch.zeros(1, 1, 1, dtype=torch.float64)
-        std = step.base_of(zero, zero).std
-        kappa = torch.sqrt(s.sigma**2 - torch.as_tensor(std) ** 2) - s.alpha * t.sigma / t.alpha
-        return float(kappa**2), (t.alpha / s.alpha) ** 2
-
-    def problem(self, look: Look, step: Step) -> Problem:
-        """gamma and the objective u (S, N, *E) -> (S, N)."""
-        w_score, w_control = self.penalties(step)
-        t, gamma = step.t, self.gamma
-        noise = (look.x - t.alpha * look.x0_hat) / t.sigma
-
-        def objective(u: Tensor) -> Tensor:
-            x = look.x + gamma * u
-            D = step.denoise(x)
-            clean = D if self.clamp is None else D.clamp(*self.clamp)
-            moved = (x - t.alpha * D) / t.sigma - noise
-            return (
-                self.terminal_weight * step.cost(clean)
-                + w_control * gamma**2 * (gamma * u).flatten(2).square().sum(-1)
-                + w_score * moved.flatten(2).square().sum(-1)
-            )
-
-        return gamma, objective
 
 
 @dataclass(frozen=True)
@@ -117,6 +66,8 @@ class DTM(Proposal):
                 f"{self!r}: objective must be 'kl', 'ndtm' or a Published, solver 'sgd', 'adam' or "
                 "'gauss_newton', num_iters at least 1."
             )
+        if self.trust <= 0 or (self.learning_rate is not None and self.learning_rate <= 0):
+            raise InvalidInput(f"{self!r}: trust and learning_rate must be positive.")
 
     @property
     def needs_gradient(self) -> bool:  # type: ignore[override]
@@ -176,7 +127,8 @@ class DTM(Proposal):
         """The control after `num_iters` gradient steps; the loss is a sum over particles."""
         warm = self.warm_start and step.memory is not None
         u = step.memory if warm and step.memory is not None else torch.zeros_like(look.x)
-        rate = self.learning_rate or (1.0 if self.objective == "kl" else 0.01)
+        default = 1.0 if self.objective == "kl" else 0.01
+        rate = default if self.learning_rate is None else self.learning_rate
         rate = rate * (1 - step.progress) if self.decay else rate
         descend = sgd if self.solver == "sgd" else adam
 

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from smcguide.errors import InvalidInput
 from smcguide.proposals.base import Proposal, Step, within_trust
 from smcguide.records import Gaussian, Look
 
@@ -31,6 +32,10 @@ class Gradient(Proposal):
     rule: Literal["mean", "x0_hat"] = "mean"
     trust: float = math.inf
     needs_gradient = True
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("mean", "x0_hat") or self.trust <= 0:
+            raise InvalidInput(f"{self!r}: rule must be 'mean' or 'x0_hat', trust positive.")
 
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
         if self.rule == "mean" or step.t.alpha == 0:

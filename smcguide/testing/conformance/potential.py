@@ -8,7 +8,6 @@ from torch import Tensor
 from smcguide.costs.base import TerminalCost
 from smcguide.costs.gaussian import LinearGaussian
 from smcguide.draws import rehearse
-from smcguide.kernels.ddim import DDIM
 from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior
 from smcguide.priors.mixture import GaussianMixture
@@ -55,7 +54,7 @@ class PotentialSuite(Suite):
     ) -> tuple[Prior, list[Potential]]:
         """The prior, and the potentials bound to prior and cost."""
         prior, cost = self.prior().to(device, dtype), self.cost(systems).to(device)
-        rehearsal = rehearse(prior, DDIM(1.0), noise_levels(prior, 6))
+        rehearsal = rehearse(prior)
         shape = prior.event_shape
         return prior, [p.bind(cost, shape, rehearsal) for p in self.instances()]
 

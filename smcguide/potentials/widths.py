@@ -1,0 +1,105 @@
+"""How wide a Gaussian likelihood at the denoiser's estimate must be: the laws behind `InflatedGaussian`.
+
+In units of the noise, r = (y - F(D)) / s is taken to be N(b_t, I + W_t).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smcguide.errors import InvalidInput
+from smcguide.records import Level, Look, Moments
+from smcguide.rehearsal import Rehearsal
+
+
+class Widened:
+    """One Gaussian summand of a cost; a subclass says b_t and W_t."""
+
+    def __init__(self, cost: Any) -> None:
+        self.cost = cost
+        self.cache: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def law(self, t: Level) -> tuple[Tensor, Tensor]:
+        """b_t (m,), and W_t as (m, m), or as (m,) where it is diagonal."""
+        raise NotImplementedError
+
+    def _whitener(self, t: Level) -> tuple[Tensor, Tensor, Tensor]:
+        """b_t, L^-1 and log det L for L L^T = I + W_t."""
+        if t.time not in self.cache:
+            if len(self.cache) > 1:  # a step needs the level it leaves and the one it enters
+                self.cache.pop(next(iter(self.cache)))
+            shift, W = self.law(t)
+            if W.ndim == 1:
+                self.cache[t.time] = shift, (1 + W).rsqrt(), 0.5 * torch.log1p(W).sum()
+            else:
+                eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
+                L = torch.linalg.cholesky(eye + W)
+                inverse = torch.linalg.solve_triangular(L, eye, upper=False)
+                self.cache[t.time] = shift, inverse, L.diagonal().log().sum()
+        return self.cache[t.time]
+
+    def residual(self, look: Look) -> Tensor:
+        """Whitened residual (S, N, m)."""
+        shift, inverse, _ = self._whitener(look.t)
+        r = self.cost.residual(look.x0_hat) - shift
+        return r * inverse if inverse.ndim == 1 else r @ inverse.T
+
+    def log_value(self, look: Look) -> Tensor:
+        """Log-density (S, N) of y."""
+        constant = self._whitener(look.t)[2] + self.cost.std.log().sum()
+        constant = constant + 0.5 * len(self.cost.std) * math.log(2 * math.pi)
+        return -0.5 * self.residual(look).square().sum(-1) - constant
+
+
+class Linear(Widened):
+    """Linear measurement, Gaussian uncertainty: W_t = A V_t A^T / s^2."""
+
+    def __init__(self, cost: Any, event_shape: tuple[int, ...], moments: Moments) -> None:
+        super().__init__(cost)
+        A = cost.matrix(event_shape) / cost.std[:, None]
+        self.factor = A if moments.basis is None else A @ moments.basis
+        self.variance = moments.variance
+
+    def law(self, t: Level) -> tuple[Tensor, Tensor]:
+        W = (self.factor * t.prior_width(self.variance)) @ self.factor.T
+        return W.new_zeros(len(W)), W
+
+
+class Masked(Widened):
+    """Observed entries with independent uncertainty: W_t is diagonal, for any number of entries."""
+
+    def __init__(self, cost: Any, moments: Moments) -> None:
+        super().__init__(cost)
+        V = moments.variance
+        V = V if moments.basis is None else moments.basis.square() @ V
+        self.variance = V[cost.selected]
+
+    def law(self, t: Level) -> tuple[Tensor, Tensor]:
+        W = t.prior_width(self.variance) / self.cost.std**2
+        return torch.zeros_like(W), W
+
+
+class Measured(Widened):
+    """Any forward model: mean and covariance of (F(x_0) - F(D(x_t))) / s over the rehearsal's draws,
+    shrunk towards the diagonal by m / (n + m)."""
+
+    @torch.no_grad()
+    def __init__(self, cost: Any, rehearsal: Rehearsal) -> None:
+        super().__init__(cost)
+        self.rehearsal = rehearsal
+        if rehearsal.x0 is None or rehearsal.x0_hat is None:
+            raise InvalidInput("InflatedGaussian: a non-linear measurement needs a full rehearsal.")
+        truth = cost.predict(rehearsal.x0[None])
+        seen = torch.cat([cost.predict(x0_hat[None]) for x0_hat in rehearsal.x0_hat])
+        gap = (truth - seen) / cost.std
+        n, m = gap.shape[1:]
+        shrink = m / (n + m)
+        centred = gap - gap.mean(1, keepdim=True)
+        W = centred.mT @ centred / n
+        self.shift = gap.mean(1)
+        self.W = (1 - shrink) * W + shrink * torch.diag_embed(W.diagonal(dim1=-2, dim2=-1))
+
+    def law(self, t: Level) -> tuple[Tensor, Tensor]:
+        return self.rehearsal.interpolate(self.shift, t), self.rehearsal.interpolate(self.W, t)
