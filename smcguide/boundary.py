@@ -14,6 +14,7 @@ from smcguide.kernels.base import Kernel
 from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior, require_float
 from smcguide.proposals.base import Proposal
+from smcguide.resamplers.base import Resampler
 from smcguide.schedules import Schedule
 
 RECORDABLE = ("ancestors", "particles", "log_weights")
@@ -68,6 +69,14 @@ def check_run(
             "Leave num_systems out; for replicates of each observation repeat y."
         )
     return own or num_systems or 1
+
+
+def check_selection(resampler: Any, trigger: Any) -> None:
+    """Raise InvalidInput unless both are None or of their kind."""
+    if resampler is not None:
+        require(resampler, Resampler, "resampler")
+    if trigger is not None and not callable(trigger):
+        raise InvalidInput(f"trigger: got {trigger!r}; e.g. triggers.ess_below({trigger!r}).")
 
 
 def as_prior(prior: Any) -> Prior:

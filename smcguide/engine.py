@@ -17,8 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from smcguide import weights
-from smcguide.boundary import check_run, require
-from smcguide.errors import InvalidInput
+from smcguide.boundary import check_run, check_selection
 from smcguide.feynman_kac import FeynmanKac
 from smcguide.posterior import Posterior
 from smcguide.progress import Progress
@@ -77,9 +76,7 @@ def iterate(
         DegenerateWeights: when a weight is NaN or +inf, or a system has no living particle.
     """
     S = check_run(model, num_particles, num_systems, record, seed=seed)
-    require(resampler or Systematic(), Resampler, "resampler")
-    if trigger is not None and not callable(trigger):
-        raise InvalidInput(f"trigger: got {trigger!r}; e.g. triggers.ess_below({trigger!r}).")
+    check_selection(resampler, trigger)
     steps = _iterate(
         model,
         (S, num_particles),

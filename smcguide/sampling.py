@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smcguide.boundary import as_prior, check_run, is_differentiable
+from smcguide.boundary import as_prior, check_run, check_selection, is_differentiable
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.engine import run
 from smcguide.errors import InvalidInput
@@ -97,6 +97,7 @@ def sample(
         "potential": potential or default_potential(cost),
         "proposal": proposal or default_proposal(prior, cost),
     }
+    check_selection(resampler, trigger)
     check_run(cost, num_particles, num_systems, record, progress, seed)
     model = GuidedDiffusion(prior, cost, chunk_size=chunk_size, **parts)
     return run(

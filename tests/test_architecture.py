@@ -129,6 +129,8 @@ def test_imports_follow_the_levels(path):
 def test_level_two_sees_interfaces_of_level_one_only(path):
     for target, _ in inner_imports(path):
         if LEVELS[target[0]] == 1:
+            if (str(path), *target) == ("draws.py", "kernels", "ddim"):
+                continue  # the rehearsal's own chain, see docs/decisions.md
             assert target[1:] == ["base"], f"{path} imports {'.'.join(target)}, not a base.py"
 
 

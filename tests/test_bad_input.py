@@ -606,3 +606,48 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(sg.InvalidInput, match=r"cannot be read.*safetensors"):
         sg.priors.from_diffusers(tmp_path / "p")
+
+
+KINDS = {
+    "a name for a potential": ({"potential": "tweedie"}, r"potential: got 'tweedie'"),
+    "a class for a proposal": ({"proposal": sg.proposals.DTM}, r"write DTM\(\)"),
+    "a class for a kernel": ({"kernel": sg.kernels.DDIM}, r"write DDIM\(\)"),
+    "a number for a trigger": ({"trigger": 0.5}, r"triggers.ess_below\(0.5\)"),
+    "a class for a resampler": ({"resampler": sg.resamplers.Systematic}, r"write Systematic\(\)"),
+    "a fractional chunk": ({"chunk_size": 2.5}, r"chunk_size must be"),
+    "fractional steps": ({"num_steps": 10.5}, r"whole number of at least 2 steps"),
+    "one name to record": ({"record": "ancestors"}, r"tuple of names"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_wrong_kinds_of_parts_are_refused(name: str, prior: Watched) -> None:
+    change, message = KINDS[name]
+    with pytest.raises(sg.InvalidInput, match=message):
+        run(prior, square, **change)
+    assert prior.asked == []
+
+
+SETTINGS = {
+    "rule": lambda: sg.proposals.Gradient(rule="foo"),  # type: ignore[arg-type]
+    "trust": lambda: sg.proposals.DTM(trust=-1.0),
+    "learning rate": lambda: sg.proposals.DTM(learning_rate=0.0),
+    "weights": lambda: sg.proposals.Published(weights="foo"),  # type: ignore[arg-type]
+    "empty mask": lambda: sg.costs.LinearGaussian(
+        torch.zeros(2, dtype=torch.bool), torch.zeros(2), 1.0
+    ),
+    "means": lambda: sg.priors.GaussianMixture(torch.ones(2), torch.zeros(2), scale=1.0),
+    "no network": lambda: sg.priors.from_diffusers((torch.nn.Linear(1, 1), None)),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_wrong_settings_are_refused_at_once(name: str) -> None:
+    with pytest.raises(sg.InvalidInput):
+        SETTINGS[name]()
+
+
+def test_numpy_integers_are_whole_numbers(prior: Watched) -> None:
+    a = run(prior, square, seed=np.int64(3), num_particles=np.int64(8))
+    b = run(prior, square, seed=3, num_particles=8)
+    assert torch.equal(a.x, b.x)

@@ -240,3 +240,19 @@ def test_log_transition_is_the_base_kernel() -> None:
     base = chain.kernel.step(x, chain.denoise(x, chain.levels[2]), *chain.levels[2:4], None)
     expected = torch.distributions.Normal(base.mean, base.std).log_prob(x + 0.1).sum(-1)
     torch.testing.assert_close(chain.log_transition(2, x, x + 0.1), expected)
+
+
+def test_a_run_does_not_depend_on_what_ran_before() -> None:
+    def fresh() -> sg.priors.GaussianMixture:
+        return sg.priors.GaussianMixture(torch.ones(2), MIXTURE._m, scale=0.5)
+
+    used = fresh()
+    sg.sample(used, COST, num_particles=8, num_steps=20)
+    again = sg.sample(used, COST, num_particles=32, num_steps=6)
+    assert torch.equal(again.x, sg.sample(fresh(), COST, num_particles=32, num_steps=6).x)
+    assert again.settings["rehearsal_forward"] == "0"
+
+
+def test_moving_nowhere_keeps_the_prior() -> None:
+    prior = sg.priors.load("digits")
+    assert prior.to("cpu") is prior and prior.to(dtype=torch.float32) is prior

@@ -393,3 +393,31 @@ def test_suite_catches_a_wrong_limit():
 def test_suite_catches_single_precision_values():
     with pytest.raises(AssertionError, match=r"torch\.float32"):
         Planted(Single()).test_values_are_finite_float64_one_per_particle(CPU, F64)
+
+
+def test_a_large_mask_is_valued_by_its_diagonal() -> None:
+    """More observed entries than a dense covariance allows: the default still serves them, and agrees
+    with the dense value where the covariance is diagonal."""
+    d = 3000
+    prior = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, d, dtype=F64), scale=0.8)
+    mask = torch.ones(d, dtype=torch.bool)
+    y = torch.linspace(-1, 1, d, dtype=F64)
+    cost = sg.costs.LinearGaussian(mask, y, 0.5)
+    post = sg.sample(prior, cost, num_particles=4, num_steps=3, progress=False)
+    assert post.settings["potential"] == "InflatedGaussian(variance=None)"
+    few = sg.costs.LinearGaussian(mask[:5], y[:5], 0.5)
+    V = torch.full((5,), 0.64, dtype=F64)
+    t = prior.schedule.level(0.4)
+    look = Look(randn(1, 3, 5), randn(1, 3, 5), t)
+    diagonal = InflatedGaussian(V).bind(few, (5,), None).log_value(look)
+    dense = InflatedGaussian(torch.diag(V)).bind(few, (5,), None).log_value(look)
+    torch.testing.assert_close(diagonal, dense)
+    torch.testing.assert_close(InflatedGaussian(0.64).bind(few, (5,), None).log_value(look), dense)
+
+
+def test_a_measured_width_keeps_no_graph() -> None:
+    net = torch.nn.Linear(2, 2).double()
+    prior = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, 2, dtype=F64), scale=1.0)
+    cost = sg.costs.GaussianLikelihood(net, torch.zeros(2, dtype=F64), 0.3)
+    bound = InflatedGaussian().bind(cost, (2,), rehearsal_of(prior))
+    assert not bound._terms[0].W.requires_grad

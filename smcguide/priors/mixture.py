@@ -32,7 +32,7 @@ class GaussianMixture(Prior):
         schedule: noise schedule, default VP().
 
     Raises:
-        InvalidInput: for shapes that do not fit, negative weights, covariances not positive.
+        InvalidInput: shapes that do not fit, negative weights, covariances not positive.
     """
 
     def __init__(
@@ -145,12 +145,11 @@ class GaussianMixture(Prior):
             z = z @ U.T if U.ndim == 2 else torch.einsum("me,mde->md", z, U)
         return (self._m[k] + z).reshape(num, *self.event_shape).to(self.dtype)
 
-    def initial(self, num: int, t: Level, generator: torch.Generator) -> Tensor:
-        """Exact draws from the marginal at level t."""
-        return t.alpha * self.sample(num, generator) + super().initial(num, t, generator)
+    exact_draws = sample
 
-    def exact_draws(self, num: int, generator: torch.Generator) -> Tensor:
-        return self.sample(num, generator)
+    def initial(self, num: int, t: Level, generator: torch.Generator) -> Tensor:
+        """Exact draws at level t."""
+        return t.alpha * self.sample(num, generator) + super().initial(num, t, generator)
 
     def _covariances(self) -> Tensor:
         if self._U is None:
