@@ -10,7 +10,6 @@ returned, never resampled away.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -40,11 +39,8 @@ def _resample(
     ancestors = torch.where(fires[:, None], resampler(particles.log_w, generator), own)
     log_z = log_z + torch.where(fires, weights.log_mean_exp(particles.log_w), 0.0)
     particles = particles.take(ancestors)
-    return (
-        replace(particles, log_w=particles.log_w.masked_fill(fires[:, None], 0.0)),
-        log_z,
-        ancestors,
-    )
+    log_w = particles.log_w.masked_fill(fires[:, None], 0.0)
+    return particles.reweighted(log_w), log_z, ancestors
 
 
 def iterate(

@@ -11,6 +11,7 @@ The last step of `karras` and `log_snr` goes from the schedule's `t_min` to 0.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ _LARGEST_RATIO = 1e3  # noise end of a grid in lam where the schedule has alpha 
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(ABC):
     """Base class: holds the number of steps K >= 2; `grid(schedule)` gives (K + 1,) float64 times."""
 
     num_steps: int
@@ -34,8 +35,9 @@ class Grid:
                 f"A grid needs a whole number of at least 2 steps, got num_steps={self.num_steps}."
             )
 
+    @abstractmethod
     def __call__(self, schedule: Schedule) -> Tensor:
-        raise NotImplementedError
+        """(K + 1,) decreasing times."""
 
     def _from_log_snr(self, schedule: Schedule, log_snr: Tensor) -> Tensor:
         times = torch.cat([schedule.time(log_snr), torch.zeros(1, dtype=torch.float64)])

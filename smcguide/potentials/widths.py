@@ -4,6 +4,7 @@ In units of the noise, r = (y - F(D)) / s is taken to be N(b_t, I + W_t).
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -14,16 +15,16 @@ from smcguide.records import Level, Look, Moments
 from smcguide.rehearsal import Rehearsal
 
 
-class Widened:
+class Widened(ABC):
     """One Gaussian summand of a cost; a subclass says b_t and W_t."""
 
     def __init__(self, cost: Any) -> None:
         self.cost = cost
         self.cache: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
 
+    @abstractmethod
     def law(self, t: Level) -> tuple[Tensor, Tensor]:
         """b_t (m,), and W_t as (m, m), or as (m,) where it is diagonal."""
-        raise NotImplementedError
 
     def _whitener(self, t: Level) -> tuple[Tensor, Tensor, Tensor]:
         """b_t, L^-1 and log det L for L L^T = I + W_t."""
