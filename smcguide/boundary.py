@@ -15,24 +15,34 @@ from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior, require_float
 from smcguide.proposals.base import Proposal
 from smcguide.resamplers.base import Resampler
-from smcguide.schedules import Schedule
 
+_SMALLEST_START = 10.0  # sigma / alpha, where a grid does not begin at the noise end
 RECORDABLE = ("ancestors", "particles", "log_weights")
 
 
-def resolve_times(times: Grid | Tensor | Sequence[float], schedule: Schedule) -> list[float]:
-    """K + 1 strictly decreasing times ending at 0.
+def resolve_times(times: Grid | Tensor | Sequence[float], prior: Prior) -> list[float]:
+    """K + 1 times from noise to 0, data, which is reached once; usually decreasing.
 
     Raises:
-        InvalidInput: for anything else.
+        InvalidInput: for anything else, and for a start where the prior's law is not known.
     """
+    schedule = prior.schedule
     values = times(schedule) if callable(times) else times
     values = torch.as_tensor(values, dtype=torch.float64)
-    ok = values.ndim == 1 and len(values) > 1 and bool((values.diff() < 0).all())
-    if not ok or float(values[-1]) != 0 or float(values[0]) > schedule.t_max:
+    ok = values.ndim == 1 and len(values) > 1 and bool((values.diff() != 0).all())
+    ok = ok and float(values[-1]) == 0 and bool((values[:-1] > 0).all())
+    if not ok or float(values[0]) != float(values.max()) or float(values[0]) > schedule.t_max:
         raise InvalidInput(
             f"times {values.tolist()}: expected at least two strictly decreasing times, the first at "
-            f"most {schedule.t_max} (noise, {schedule!r}) and the last exactly 0 (data)."
+            f"most {schedule.t_max} (noise, {schedule!r}) and the last exactly 0 (data). (A grid may go "
+            "up again on its way, see grids.recurrent, but never above its first time.)"
+        )
+    first = schedule.level(float(values[0]))
+    knows = type(prior).initial is not Prior.initial
+    if not knows and float(values[0]) < schedule.t_max and first.ratio < _SMALLEST_START:
+        raise InvalidInput(
+            f"times start at {first.time:.4g}, where sigma / alpha is only {first.ratio:.3g}: the law of "
+            f"x_t there is not N(0, sigma^2), so no weight can be formed. Start at {schedule.t_max:.4g}."
         )
     return [float(t) for t in values]
 

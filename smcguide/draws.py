@@ -10,8 +10,8 @@ from smcguide.grids import karras
 from smcguide.kernels.base import Kernel
 from smcguide.kernels.ddim import DDPM
 from smcguide.priors.base import Prior
-from smcguide.records import Level, Moments
-from smcguide.rehearsal import LOWEST, Rehearsal
+from smcguide.records import Level
+from smcguide.rehearsal import LOWEST, Moments, Rehearsal
 
 _NUM_DRAWS, _NUM_STEPS = 256, 32
 _LARGEST_FULL = 1024  # dimensions with a full covariance

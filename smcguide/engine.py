@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from smcguide import weights
+from smcguide import exactness, weights
 from smcguide.boundary import check_run, check_selection
 from smcguide.feynman_kac import FeynmanKac
 from smcguide.posterior import Posterior
@@ -32,11 +32,19 @@ _CHECK_EVERY = 16  # on a device that runs ahead of us
 
 @torch.no_grad()
 def _resample(
-    particles: Particles, log_z: Tensor, fires: Tensor, resampler: Resampler, generator: Generator
+    particles: Particles,
+    log_z: Tensor,
+    fires: Tensor,
+    resampler: Resampler,
+    generator: Generator,
+    chain_length: int = 1,
 ) -> tuple[Particles, Tensor, Tensor]:
-    """Resample the systems where `fires` (S,), leave the others as they are."""
-    own = torch.arange(particles.log_w.shape[1], device=fires.device)
-    ancestors = torch.where(fires[:, None], resampler(particles.log_w, generator), own)
+    """Resample the systems where `fires` (S,), leave the others as they are; each chosen ancestor fills
+    `chain_length` neighbouring places."""
+    N = particles.log_w.shape[1]
+    chosen = resampler(particles.log_w, generator, N // chain_length)
+    chosen = chosen.repeat_interleave(chain_length, 1)
+    ancestors = torch.where(fires[:, None], chosen, torch.arange(N, device=fires.device))
     log_z = log_z + torch.where(fires, weights.log_mean_exp(particles.log_w), 0.0)
     particles = particles.take(ancestors)
     log_w = particles.log_w.masked_fill(fires[:, None], 0.0)
@@ -94,8 +102,10 @@ def _iterate(
 ) -> Iterator[tuple[Particles, StepInfo]]:
     noise, selection = _generators(seed, model.device)
     first = model.initial(shape, noise)
+    first = model.adapt(0, torch.zeros_like(first.log_g), first)
     own = torch.arange(shape[1], device=first.x.device).expand(shape)
-    particles = Particles(first.x, first.log_g.double(), own, first.carry)
+    eve = own if first.eve is None else first.eve
+    particles = Particles(first.x, first.log_g.double(), eve, first.carry)
     log_z = torch.zeros(shape[0], dtype=torch.float64, device=first.x.device)
     ancestors, fires = own, torch.zeros_like(log_z, dtype=torch.bool)
     yield particles, step_info(model, 0, particles, log_z, ancestors, fires, first, record)
@@ -107,9 +117,14 @@ def _iterate(
         if decision is False:
             ancestors = own
         else:
-            particles, log_z, ancestors = _resample(particles, log_z, fires, resampler, selection)
+            particles, log_z, ancestors = _resample(
+                particles, log_z, fires, resampler, selection, model.chain_length
+            )
+        x, carry = model.refresh(
+            k, particles.x, particles.carry, None if decision is False else fires, noise
+        )
         # propose, look ahead
-        moved = model.step(k, particles.x, particles.carry, noise)
+        moved = model.adapt(k + 1, particles.log_w, model.step(k, x, carry, noise))
         # reweight
         log_w = particles.log_w + moved.log_g.double()
         particles = Particles(moved.x, log_w, particles.eve, moved.carry)
@@ -161,6 +176,7 @@ def run(
     settings = {
         "num_particles": num_particles, "seed": seed, "resampler": repr(resampler),
         "trigger": repr(trigger), **{k: repr(v) for k, v in getattr(model, "parts", {}).items()},
+        "exactness": exactness.worst([model.exactness, exactness.label([resampler, trigger])]),
     }  # fmt: skip
     after = getattr(model, "evaluations", {})
     about = {

@@ -26,11 +26,13 @@ sequential Monte Carlo" (2020), chapter 5.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
+
+from smcguide.exactness import EXACT
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,14 @@ class Propagated:
         log_g: (S, N) log-weight of this transition.
         carry: per-particle tensors (S, N, ...) wanted back at the next step; the engine gathers
             them with the particles.
+        eve: (S, N) which initial draw each particle descends from, where a first population was
+            itself resampled; None for its own place.
     """
 
     x: Tensor
     log_g: Tensor
     carry: Mapping[str, Tensor] = field(default_factory=dict)
+    eve: Tensor | None = None
 
 
 class FeynmanKac(ABC):
@@ -57,12 +62,21 @@ class FeynmanKac(ABC):
         event_shape: shape of one state.
         num_systems: S where the model fixes it, else None.
         device: where the random numbers are drawn.
+        chain_length: how many particles share one ancestor at a resampling; `refresh` tells them apart.
+        path_fields: what of `carry` belongs to a path besides its states, for conditional SMC.
+        exactness: what may be claimed of the results, see `smcguide.exactness`.
     """
 
     num_steps: int
     event_shape: tuple[int, ...]
     num_systems: int | None = None
     device: torch.device = torch.device("cpu")
+    chain_length: int = 1
+    path_fields: Sequence[str] = ()
+
+    @property
+    def exactness(self) -> str:
+        return EXACT
 
     @abstractmethod
     def initial(self, shape: tuple[int, int], generator: Generator) -> Propagated:
@@ -74,9 +88,40 @@ class FeynmanKac(ABC):
     ) -> Propagated:
         """Transition k = 0 ... K - 1 of the states x (S, N, *E)."""
 
-    def log_transition(self, k: int, x: Tensor, x_next: Tensor) -> Tensor:
-        """log M_k(x_next | x), (S, N), where the model knows it."""
+    def log_transition(
+        self, k: int, x: Tensor, carry: Mapping[str, Tensor], x_next: Tensor
+    ) -> Tensor:
+        """log [M_k G_k](x_next | x) up to a function of x_next, (S, N), where the model knows it.
+
+        For ancestor sampling: how well each particle would have explained the state x_next.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not know its transition density.")
+
+    def conditional_initial(
+        self, shape: tuple[int, int], generator: Generator, pinned: Mapping[str, Tensor] | None
+    ) -> Propagated:
+        """`initial`, but particle 0 is at pinned["x"] (S, *E), with pinned[name] for `path_fields`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot run along a given path.")
+
+    def conditional_step(
+        self, k: int, x: Tensor, carry: Mapping[str, Tensor], generator: Generator,
+        pinned: Mapping[str, Tensor] | None,
+    ) -> Propagated:  # fmt: skip
+        """`step`, but particle 0 goes to pinned["x"] (S, *E)."""
+        raise NotImplementedError(f"{type(self).__name__} cannot run along a given path.")
+
+    def refresh(
+        self, k: int, x: Tensor, carry: Mapping[str, Tensor], fires: Tensor | None,
+        generator: Generator,
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:  # fmt: skip
+        """States and carry after Markov moves that leave the target after k transitions invariant;
+        `fires` (S,) are the systems just resampled, None for none."""
+        return x, carry
+
+    def adapt(self, k: int, log_w: Tensor, moved: Propagated) -> Propagated:
+        """The result of k transitions after choices that look at the weights log_w before the last;
+        whoever makes some says in `exactness` that Z is no longer unbiased."""
+        return moved
 
     def time(self, k: int) -> float:
         """A label for the states after k transitions."""

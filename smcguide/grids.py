@@ -91,3 +91,41 @@ class trailing(Grid):
                 f"got {schedule!r}; use grids.uniform or grids.karras."
             )
         return torch.linspace(schedule.t_max, 0, self.num_steps + 1, dtype=torch.float64).round()
+
+
+@dataclass(frozen=True)
+class recurrent:
+    """A grid that travels each stretch of `span` steps `repeats` times, going back to more noise in
+    between (self-recurrence, time travel, restarts). Results are exact for the chain with the detours.
+
+    Arguments:
+        grid: any grid.
+        repeats: how often each stretch is travelled, at least 1.
+        span: steps of a stretch.
+        first, last: the stretches that begin in this part of the run, as fractions in [0, 1].
+
+    References: Bansal et al., "Universal guidance" (arXiv 2302.07121); Yu et al., "FreeDoM"
+    (arXiv 2303.09833); Lugmayr et al., "RePaint" (arXiv 2201.09865).
+    """
+
+    grid: Grid
+    repeats: int = 2
+    span: int = 1
+    first: float = 0.0
+    last: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or self.span < 1 or not 0 <= self.first <= self.last <= 1:
+            raise InvalidInput(
+                f"{self!r}: repeats and span must be at least 1, 0 <= first <= last <= 1."
+            )
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        times = self.grid(schedule).tolist()
+        out, last = [times[0]], len(times) - 1
+        for k in range(0, last, self.span):
+            stretch = times[k : k + self.span + 1]
+            here = self.first <= k / last <= self.last and stretch[-1] != 0
+            for i in range(self.repeats if here else 1):
+                out += stretch if i else stretch[1:]
+        return torch.tensor(out, dtype=torch.float64)

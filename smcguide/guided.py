@@ -10,38 +10,47 @@ psi_t is the cached number that entered before: the product telescopes, Z is unb
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from smcguide import exactness
 from smcguide.boundary import as_prior, blame, dry_run, resolve_times
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.draws import rehearse
-from smcguide.feynman_kac import FeynmanKac, Propagated
+from smcguide.feynman_kac import Propagated
 from smcguide.grids import Grid
 from smcguide.kernels.base import Kernel
+from smcguide.lookahead import LookAhead
+from smcguide.moves.base import Move
 from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior
+from smcguide.problem import Problem
 from smcguide.proposals.base import Proposal
-from smcguide.records import Gaussian, Level, Look
+from smcguide.records import Gaussian
+from smcguide.refresh import refresh
 from smcguide.rehearsal import Rehearsal
-from smcguide.steps import ChunkStep, chunks, join
+from smcguide.starting import begin
+from smcguide.starts.base import Start
+from smcguide.steps import chunks, join, present
+from smcguide.tempering import temper
 
 Carry = Mapping[str, Tensor]
 
 
-class GuidedDiffusion(FeynmanKac):
+class GuidedDiffusion(LookAhead):
     """A prior guided towards a terminal cost.
 
     Arguments:
         prior: the denoiser and its schedule.
         cost: a `TerminalCost`, or a function (M, *E) -> (M,).
         kernel: base reverse kernel.
-        times: a grid, or a tensor of K + 1 strictly decreasing times ending at 0.
+        times: a grid, or a tensor of K + 1 times from noise to 0 (see `grids.recurrent` for more).
         potential: values log psi_t before the last step.
         proposal: replaces the kernel.
+        move: Markov moves of the particles between the steps, None for none.
+        start: how the first population is made, None for the prior's own law.
         chunk_size: largest number of particles in the network at once (at least one per system),
             None for all. Results do not depend on it beyond the network's own rounding.
         rehearsal: what kernels and potentials may know of the prior; default: made when needed.
@@ -62,6 +71,8 @@ class GuidedDiffusion(FeynmanKac):
         times: Grid | Tensor,
         potential: Potential,
         proposal: Proposal,
+        move: Move | None = None,
+        start: Start | None = None,
         chunk_size: int | None = None,
         rehearsal: Rehearsal | None = None,
     ) -> None:
@@ -69,13 +80,16 @@ class GuidedDiffusion(FeynmanKac):
         self.cost = as_cost(cost).to(prior.device)
         self.event_shape, self.device = tuple(prior.event_shape), prior.device
         self.num_systems = self.cost.num_systems
-        self.levels = [prior.schedule.level(t) for t in resolve_times(times, prior.schedule)]
+        self.levels = [prior.schedule.level(t) for t in resolve_times(times, prior)]
         self.num_steps = len(self.levels) - 1
         self.evaluations: Counter[str] = Counter()
+        self.move, self.start = move, start
         self.parts: dict[str, Any] = {
             "prior": prior, "cost": self.cost, "times": times,
             "kernel": kernel, "potential": potential, "proposal": proposal,
         }  # fmt: skip
+        self.parts |= {} if move is None else {"move": move}
+        self.parts |= {} if start is None else {"start": start}
         dry_run(self, potential, proposal)
         needed = kernel.needs_rehearsal or potential.needs_rehearsal or proposal.needs_rehearsal
         if rehearsal is None and needed:
@@ -83,35 +97,75 @@ class GuidedDiffusion(FeynmanKac):
             rehearsal = rehearse(prior, chunk_size or 512)
             self.parts["rehearsal_forward"] = 0 if kept else rehearsal.evaluations
         self.kernel = kernel.bind(rehearsal)
-        self.potential = potential.bind(self.cost, self.event_shape, rehearsal)
-        self.proposal = proposal.bind(self.cost, self.event_shape, rehearsal)
+        stds = [self.std(k) for k in range(self.num_steps)]
+        problem = Problem(self.cost, self.event_shape, rehearsal, self.levels, stds)
+        self.potential, self.proposal = potential.bind(problem), proposal.bind(problem)
+        self.num_draws = max(potential.num_draws, proposal.num_draws)
+        self.path_fields = ("psi_noise",) if self.num_draws else ()
+        self.chain_length = 1 if move is None else move.chain_length
 
-    @torch.no_grad()
+    @property
+    def exactness(self) -> str:
+        """What may be claimed of this model's results, from its parts; see `smcguide.exactness`."""
+        return exactness.label(self.parts.values())
+
+    @property
+    def wants_gradient(self) -> bool:
+        return self.move is not None and self.move.needs_gradient
+
     def initial(self, shape: tuple[int, int], generator: Generator) -> Propagated:
-        x = self.prior.initial(shape[0] * shape[1], self.levels[0], generator).unflatten(0, shape)
-        slices = chunks(shape, self.chunk_size)
-        carry = join([self._look_ahead(x[:, i], self.levels[0]) for i in slices])
-        carry["path_kl"] = torch.zeros_like(carry["log_psi"])
-        return Propagated(x, carry["log_psi"], carry)
+        return self.conditional_initial(shape, generator, None)
 
     @torch.no_grad()
+    def conditional_initial(
+        self, shape: tuple[int, int], generator: Generator, pinned: Carry | None
+    ) -> Propagated:
+        x = self.draw_initial(shape, generator)
+        noise = self.draw_noise(x, generator, pinned)
+        if pinned is not None:
+            x[:, 0] = pinned["x"]
+        return begin(self, x, present({"psi_noise": noise}), generator)
+
     def step(self, k: int, x: Tensor, carry: Carry, generator: Generator) -> Propagated:
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return self.advance(k, x, carry, z)
+        return self.conditional_step(k, x, carry, generator, None)
 
     @torch.no_grad()
-    def advance(self, k: int, x: Tensor, carry: Carry, z: Tensor) -> Propagated:
-        """Transition k with given standard normal noise z (S, N, *E), chunk by chunk."""
+    def conditional_step(
+        self, k: int, x: Tensor, carry: Carry, generator: Generator, pinned: Carry | None
+    ) -> Propagated:
+        z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return self.advance(k, x, carry, z, self.draw_noise(x, generator, pinned), pinned)
+
+    @torch.no_grad()
+    def advance(
+        self, k: int, x: Tensor, carry: Carry, z: Tensor,
+        noise: Tensor | None = None, pinned: Carry | None = None,
+    ) -> Propagated:  # fmt: skip
+        """Transition k with given standard normal noise z (S, N, *E), chunk by chunk.
+
+        Arguments:
+            noise: (S, N, J, *E) the potential's own random numbers, if it wants some.
+            pinned: the state (S, *E) that particle 0 must reach, whatever its z.
+        """
         parts = []
         for i in chunks(x.shape[:2], self.chunk_size):
-            here = {name: a[:, i] for name, a in carry.items()}
+            here, z_i = {name: a[:, i] for name, a in carry.items()}, z[:, i]
             base, q = self.kernels(k, x[:, i], here)
-            x_s = q.sample(z[:, i])
-            ahead = self._look_ahead(x_s, self.levels[k + 1])
-            ahead["log_g"] = base.log_ratio(q, z[:, i]) + ahead["log_psi"] - here["log_psi"]
+            if pinned is not None and i.start == 0 and not base.is_dirac:
+                z_i = torch.cat([q.noise_of(pinned["x"][:, None], slice(0, 1)), z_i[:, 1:]], 1)
+            x_s = q.sample(z_i)
+            memory = here.get("proposal_memory") if self.is_noising(k) else q.memory
+            ahead = present({
+                "kernel_memory": base.memory, "proposal_memory": memory,
+                "psi_past": here.get("psi_memory"),
+                "psi_noise": None if noise is None else noise[:, i],
+            })  # fmt: skip
+            ahead |= self.look_ahead(k + 1, x_s, ahead)
+            ahead["log_g"] = base.log_ratio(q, z_i) + ahead["log_psi"] - here["log_psi"]
             ahead["path_kl"] = here["path_kl"] + q.kl(base)
-            ahead |= {} if base.memory is None else {"kernel_memory": base.memory}
-            ahead |= {} if q.memory is None or q is base else {"proposal_memory": q.memory}
+            if "acceptance" in here:
+                ahead |= {"parent_mean": base.mean, "parent_std": base.std_like(base.mean)}
+                ahead["acceptance"] = here["acceptance"]
             parts.append(ahead | {"x": x_s})
         out = join(parts)
         return Propagated(out.pop("x"), out.pop("log_g"), out)
@@ -120,80 +174,25 @@ class GuidedDiffusion(FeynmanKac):
     def kernels(
         self, k: int, x: Tensor, carry: Carry, guide_last: bool = False
     ) -> tuple[Gaussian, Gaussian]:
-        """Base kernel and proposal of transition k at states x (S, n, *E).
-
-        A step without noise is guided only if `guide_last` asks for an unweighted sampler's choice.
-        """
-        t, s = self.levels[k], self.levels[k + 1]
-        look = Look(x, carry["x0_hat"], t, carry["log_psi"], carry.get("grad"))
-        base = self.kernel.step(x, look.x0_hat, t, s, carry.get("kernel_memory"))
-        if base.is_dirac and not guide_last:
+        """Base kernel and proposal of transition k at states x (S, n, *E). A step without noise is
+        guided only if `guide_last` asks for an unweighted sampler's choice, one back to noise never."""
+        base = self.base_kernel(k, x, carry["x0_hat"], carry.get("kernel_memory"))
+        if self.is_noising(k) or (base.is_dirac and not guide_last):
             return base, base
-        return base, self.proposal.propose(base, look, ChunkStep(self, k, t, s, carry))
+        step = self._step(k, carry)
+        return base, self.proposal.propose(base, step.look(x, carry["x0_hat"]), step)
+
+    def refresh(
+        self, k: int, x: Tensor, carry: Carry, fires: Tensor | None, generator: Generator
+    ) -> tuple[Tensor, Carry]:
+        return refresh(self, k, x, carry, fires, generator)
+
+    def adapt(self, k: int, log_w: Tensor, moved: Propagated) -> Propagated:
+        return temper(self, k, log_w, moved)
 
     def report(self, carry: Carry) -> dict[str, Tensor]:
-        return {"path_kl": carry["path_kl"].mean(-1)}
-
-    def is_noiseless(self, k: int) -> bool:
-        dot = torch.zeros((1, 1, *self.event_shape), dtype=self.prior.dtype, device=self.device)
-        return self.kernel.step(dot, dot, self.levels[k], self.levels[k + 1], None).is_dirac
-
-    def time(self, k: int) -> float:
-        return self.levels[k].time
-
-    def log_transition(self, k: int, x: Tensor, x_next: Tensor) -> Tensor:
-        look = self.look_at(x, self.levels[k])
-        base = self.kernel.step(x, look.x0_hat, self.levels[k], self.levels[k + 1], None)
-        law = torch.distributions.Normal(base.mean.double(), torch.as_tensor(base.std).double())
-        return law.log_prob(x_next.double()).flatten(2).sum(-1)
+        seen = {name: carry[name] for name in ("acceptance", "strength") if name in carry}
+        return {"path_kl": carry["path_kl"].mean(-1)} | {n: a.mean(-1) for n, a in seen.items()}
 
     def culprit(self, k: int) -> tuple[str, str]:
         return blame(self, k)
-
-    def look_at(self, x: Tensor, t: Level, guide: Potential | None = None) -> Look:
-        """Denoise x (S, n, *E) at level t and value it; differentiable where gradients are on."""
-        look = Look(x, self.denoise(x, t), t)
-        value = guide or self.potential
-        self.evaluations["cost"] += x.shape[0] * x.shape[1] * value.uses_cost
-        log_psi = value.log_value(look).double()
-        # zero before the end would lose mass for good: illegal, and the engine says so
-        return replace(look, log_psi=torch.where(torch.isneginf(log_psi), torch.nan, log_psi))
-
-    def denoise(self, x: Tensor, t: Level) -> Tensor:
-        """The prior's denoiser on (S, n, *E), counted."""
-        self.evaluations["network_forward"] += x.shape[0] * x.shape[1]
-        return self.prior.denoise(x.flatten(0, 1), t.time).unflatten(0, x.shape[:2])
-
-    def pullback(
-        self, f: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor
-    ) -> tuple[Tensor, Any, Callable[[Tensor], Tensor]]:
-        """value, extra = f(x), and v -> (d value / d x)^T v: all differentiation happens here."""
-        before = self.evaluations["network_forward"]
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            value, extra = f(x)
-        through = self.evaluations["network_forward"] - before
-
-        def vjp(v: Tensor) -> Tensor:
-            if not value.requires_grad:  # a value that does not look at x
-                return torch.zeros_like(x)
-            self.evaluations["network_backward"] += through
-            return torch.autograd.grad(value, x, v.to(value.dtype), retain_graph=True)[0]
-
-        return value.detach(), extra, vjp
-
-    def _look_ahead(self, x: Tensor, t: Level) -> dict[str, Tensor]:
-        """One network evaluation, for this step's weight and the next step's proposal."""
-        if t.sigma == 0:
-            self.evaluations["cost"] += x.shape[0] * x.shape[1]
-            return {"x0_hat": x, "log_psi": -self.cost(x).double()}
-        if not self.proposal.needs_gradient:
-            look = self.look_at(x, t)
-            return {"x0_hat": look.x0_hat, "log_psi": look.value}
-
-        def value(x: Tensor) -> tuple[Tensor, Tensor]:
-            look = self.look_at(x, t)
-            return look.value, look.x0_hat.detach()
-
-        log_psi, x0_hat, vjp = self.pullback(value, x)
-        return {"x0_hat": x0_hat, "log_psi": log_psi, "grad": vjp(torch.ones_like(log_psi))}

@@ -4,7 +4,7 @@ Answers carry a leading axis of systems S exactly when systems were asked for (n
 observation per system). Weights are kept to the end: equal-weight draws are an explicit call.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from smcguide import weights
-from smcguide.errors import InvalidInput
+from smcguide.answers import Answers
 from smcguide.evidence import POOL, standard_error
+from smcguide.exactness import EXACT
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class Posterior(Answers):
     """Weighted particles of S systems, with the history of their weights.
 
     Attributes:
@@ -49,9 +50,6 @@ class Posterior:
     has_systems: bool = True
     are_replicates: bool = True
 
-    def _answer(self, a: Tensor, axis: int = 0) -> Tensor:
-        return a if self.has_systems else a.select(axis, 0)
-
     @property
     def particles(self) -> Tensor:
         """(S, N, *E), or (N, *E) without systems."""
@@ -68,8 +66,13 @@ class Posterior:
         return self._answer(weights.normalise(self.log_w))
 
     @property
+    def exactness(self) -> str:
+        """What may be claimed of this result, from the parts that made it; see `smcguide.exactness`."""
+        return str(self.settings.get("exactness", EXACT))
+
+    @property
     def log_evidence(self) -> Tensor:
-        """log Z (S,), or a scalar."""
+        """log Z (S,), or a scalar; NaN where `exactness` says that there is none."""
         return self._answer(self.log_z)
 
     def standard_error(self) -> tuple[Tensor, str]:
@@ -105,48 +108,6 @@ class Posterior:
         """Variational lower bound of log Z; NaN unless the run never resampled."""
         return self._answer(self.bound)
 
-    def expect(self, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """Posterior expectation of f: (M, *E) -> (M, *F); returns (S, *F), or (*F)."""
-        values = f(self.x.flatten(0, 1)).unflatten(0, self.x.shape[:2])
-        return self._answer(weights.mean(values, self.log_w))
-
-    def mean(self) -> Tensor:
-        """Posterior mean, float64."""
-        return self.expect(lambda x: x)
-
-    def std(self) -> Tensor:
-        """Posterior standard deviation of each coordinate."""
-        centred = self.x.double() - weights.mean(self.x, self.log_w)[:, None]
-        return self._answer(weights.mean(centred.square(), self.log_w).sqrt())
-
-    def quantile(self, q: float | Sequence[float]) -> Tensor:
-        """Weighted quantiles of each coordinate, (len(q), S, *E); without the first axis for a float.
-
-        Raises:
-            InvalidInput: for q outside [0, 1].
-        """
-        levels = torch.as_tensor(q, dtype=torch.float64, device=self.x.device)
-        if not bool(((levels >= 0) & (levels <= 1)).all()):
-            raise InvalidInput(f"quantile: levels must be in [0, 1], got {q}.")
-        out = weights.quantile(self.x, self.log_w, levels.reshape(-1))
-        return self._answer(out if levels.ndim else out[0], 1 if levels.ndim else 0)
-
-    def ancestors_of_draws(self, num: int, seed: int = 0) -> Tensor:
-        """Indices (S, num) of equal-weight draws: stratified, in random order."""
-        generator = torch.Generator(self.x.device).manual_seed(seed)
-        u = torch.rand(
-            len(self.x), num, generator=generator, dtype=torch.float64, device=self.x.device
-        )
-        order = torch.rand(u.shape, generator=generator, device=self.x.device).argsort(-1)
-        points = (torch.arange(num, device=u.device) + u) / num
-        return weights.inverse_cdf(self.log_w, points).gather(-1, order)
-
-    def draws(self, num: int, seed: int = 0) -> Tensor:
-        """Equal-weight draws (S, num, *E), or (num, *E)."""
-        index = self.ancestors_of_draws(num, seed)
-        systems = torch.arange(len(self.x), device=index.device)[:, None]
-        return self._answer(self.x[systems, index])
-
     def get_samples(self, num_samples: int | None = None, seed: int = 0) -> dict[str, Tensor]:
         """Equal-weight draws as a dictionary, by default as many as particles."""
         return {"x0": self.draws(num_samples or self.x.shape[1], seed)}
@@ -164,6 +125,13 @@ class Posterior:
         from smcguide.results import pooled
 
         return pooled(self)
+
+    def unweighted(self) -> "Posterior":
+        """The particles with equal weights: what a guidance method without weights would report. Labelled
+        biased, without log Z."""
+        from smcguide.results import unweighted
+
+        return unweighted(self)
 
     def summary(self) -> str:
         """A few lines: evidence, ESS, survivors, cost."""

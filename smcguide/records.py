@@ -5,7 +5,7 @@ same layout with fewer particles. Values and log-weights are (S, N) and float64.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +55,17 @@ class Gaussian:
         """mean + std z for standard normal z (S, N, *E)."""
         return self.mean + self.std * z
 
+    def std_like(self, x: Tensor) -> Tensor:
+        """`std` as a tensor with the particles of x (S, N, *E) that broadcasts against it."""
+        if isinstance(self.std, Tensor):
+            return self.std.expand_as(x)
+        return x.new_full((*x.shape[:2], *[1] * (x.ndim - 2)), self.std)
+
+    def noise_of(self, x: Tensor, which: slice) -> Tensor:
+        """The z for which the particles `which` are sampled at x; 0 where there is no noise."""
+        std = self.std if isinstance(self.std, float) else self.std.expand_as(self.mean)[:, which]
+        return torch.zeros_like(x) if self.is_dirac else (x - self.mean[:, which]) / std
+
     def log_ratio(self, proposal: "Gaussian", z: Tensor) -> Tensor:
         """log self(x) - log proposal(x) at x = proposal.sample(z), shape (S, N), float64.
 
@@ -89,6 +100,11 @@ class Look:
         t: the noise level.
         log_psi: (S, N) float64, the potential's value, once it has been asked.
         grad: (S, N, *E) gradient of log_psi with respect to x, if the proposal asked for it.
+        memory: (S, N, ...) what a path-dependent potential remembers of the earlier levels.
+        noise: (S, N, J, *E) the particle's own standard normal numbers, if the potential wants some.
+        strength: (S, N) the strength of an adaptively tempered potential, once it has been chosen.
+        step: what may be asked about the step that starts here (`proposals.base.Step`).
+        vjp: v -> (d x0_hat / d x)^T v, (S, N, *E), if the potential asked for it.
     """
 
     x: Tensor
@@ -96,6 +112,11 @@ class Look:
     t: Level
     log_psi: Tensor | None = None
     grad: Tensor | None = None
+    memory: Tensor | None = None
+    noise: Tensor | None = None
+    strength: Tensor | None = None
+    step: Any = None
+    vjp: Callable[[Tensor], Tensor] | None = None
 
     @property
     def value(self) -> Tensor:
@@ -177,23 +198,3 @@ class StepInfo:
     bad: Tensor
     report: Mapping[str, Tensor] = field(default_factory=dict)
     recorded: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean and covariance of a prior over flat events, covariance = basis diag(variance) basis^T.
-
-    Attributes:
-        mean: (d,) float64.
-        variance: (d,) float64, the eigenvalues; the coordinates' variances where `basis` is None.
-        basis: (d, d) orthonormal columns, or None for a diagonal covariance.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    basis: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> "Moments":
-        """The same moments on another device."""
-        basis = None if self.basis is None else self.basis.to(device)
-        return Moments(self.mean.to(device), self.variance.to(device), basis)

@@ -14,9 +14,29 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.records import Level, Moments
+from smcguide.records import Level
 
 LOWEST = -30.0  # log-SNR that stands for pure noise
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of a prior over flat events, covariance = basis diag(variance) basis^T.
+
+    Attributes:
+        mean: (d,) float64.
+        variance: (d,) float64, the eigenvalues; the coordinates' variances where `basis` is None.
+        basis: (d, d) orthonormal columns, or None for a diagonal covariance.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    basis: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Moments":
+        """The same moments on another device."""
+        basis = None if self.basis is None else self.basis.to(device)
+        return Moments(self.mean.to(device), self.variance.to(device), basis)
 
 
 @dataclass(frozen=True, eq=False)

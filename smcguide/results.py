@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from smcguide import weights
 from smcguide.errors import InvalidInput
+from smcguide.exactness import BIASED, EXACT, has_evidence, worst
 from smcguide.posterior import Posterior
 from smcguide.records import Particles, StepInfo
 
@@ -19,6 +21,8 @@ def collect(particles: Particles, trace: Sequence[StepInfo], about: Mapping[str,
     rows |= {n: torch.stack([i.report[n] for i in trace], 1) for n in trace[-1].report}
     kept = {n: torch.stack([i.recorded[n] for i in trace], 1) for n in trace[-1].recorded}
     log_z, carry = trace[-1].log_evidence, particles.carry
+    if not has_evidence(about["settings"].get("exactness", EXACT)):
+        log_z = torch.full_like(log_z, math.nan)
     bound = torch.full_like(log_z, math.nan)
     if "path_kl" in carry:
         elbow = (carry["log_psi"] - carry["path_kl"]).mean(1)
@@ -50,6 +54,15 @@ def pooled(post: Posterior) -> Posterior:
     )  # fmt: skip
 
 
+def unweighted(post: Posterior) -> Posterior:
+    """The same particles with equal weights: biased, and without evidence."""
+    settings = {**post.settings, "exactness": worst([post.exactness, BIASED])}
+    return replace(
+        post, log_w=torch.zeros_like(post.log_w), log_z=torch.full_like(post.log_z, math.nan),
+        settings=settings,
+    )  # fmt: skip
+
+
 def summary(post: Posterior) -> str:
     """One row per system: evidence, ESS, survivors, resamplings; then cost and settings."""
     se = post.standard_error()[0]
@@ -59,6 +72,7 @@ def summary(post: Posterior) -> str:
         kept, times = int(post.eves[s].unique().numel()), int(post.trace["resampled"][s].sum())
         lines.append(f"{s:6d} {z:10.3f} +- {e:<7.3f} {n:10.1f} {kept:11d} {times:11d}")
     lines.append(f"{post.x.shape[1]} particles per system; s.e. by {post.log_evidence_method}")
+    lines.append(f"exactness: {post.exactness}")
     lines.append("evaluations: " + ", ".join(f"{k} {v}" for k, v in post.evaluations.items()))
-    lines += [f"{k}: {v}" for k, v in post.settings.items()]
+    lines += [f"{k}: {v}" for k, v in post.settings.items() if k != "exactness"]
     return "\n".join(lines)

@@ -38,14 +38,24 @@ class ChunkStep:
     def potential(self) -> Any:
         return self.model.potential
 
+    def look(self, x: Tensor, x0_hat: Tensor) -> Look:
+        """What the carry knows of states x and their denoised estimates."""
+        log_psi, grad = self.carry.get("log_psi"), self.carry.get("grad")
+        return Look(x, x0_hat, self.t, log_psi, grad, **self.past())
+
+    def past(self) -> dict[str, Any]:
+        """What a look is given of the particles' past, and this step."""
+        fields = {"memory": "psi_past", "noise": "psi_noise", "strength": "strength"}
+        return {name: self.carry.get(key) for name, key in fields.items()} | {"step": self}
+
     def denoise(self, x: Tensor) -> Tensor:
         return self.model.denoise(x, self.t)
 
     def look_at(self, x: Tensor, guide: Any = None) -> Look:
-        return self.model.look_at(x, self.t, guide)
+        return self.model.look_at(self.k, x, self.carry, guide)
 
     def base_of(self, x: Tensor, x0_hat: Tensor) -> Gaussian:
-        return self.model.kernel.step(x, x0_hat, self.t, self.s, self.carry.get("kernel_memory"))
+        return self.model.base_kernel(self.k, x, x0_hat, self.carry.get("kernel_memory"))
 
     def base_at(self, x: Tensor) -> Gaussian:
         return self.base_of(x, self.denoise(x))
@@ -62,6 +72,9 @@ class ChunkStep:
         value, _, vjp = self.model.pullback(lambda x: (f(x), None), x)
         return value, vjp
 
+    def denoise_at(self, x: Tensor, t: Level) -> Tensor:
+        return self.model.denoise(x, t)
+
 
 def chunks(shape: tuple[int, ...], size: int | None) -> list[slice]:
     """Slices of the particle axis with at most `size` particles over all systems, at least one each."""
@@ -75,3 +88,8 @@ def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     if len(parts) == 1:
         return parts[0]
     return {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
+
+
+def present(fields: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """The fields that are there."""
+    return {name: a for name, a in fields.items() if a is not None}

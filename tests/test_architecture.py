@@ -20,11 +20,12 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 LEVELS = {
     "errors": 0, "records": 0, "weights": 0, "schedules": 0, "grids": 0, "rehearsal": 0,
-    "evidence": 0,
+    "evidence": 0, "exactness": 0, "problem": 0, "genealogy": 0,
     "priors": 1, "kernels": 1, "costs": 1, "potentials": 1, "proposals": 1, "resamplers": 1,
-    "triggers": 1,
+    "moves": 1, "starts": 1, "triggers": 1,
     "feynman_kac": 2, "guided": 2, "boundary": 2, "draws": 2, "steps": 2,
-    "posterior": 3, "results": 3, "trace": 3,
+    "chain": 2, "lookahead": 2, "refresh": 2, "starting": 2, "tempering": 2,
+    "posterior": 3, "results": 3, "trace": 3, "answers": 3,
     "engine": 4, "sampling": 4, "progress": 4,
     "diagnostics": 5,
     "bridges": 6,
@@ -252,7 +253,7 @@ def test_nothing_is_drawn_without_a_generator(path):
 
 
 @each(core())
-def test_only_guided_differentiates(path):
+def test_only_the_look_ahead_differentiates(path):
     """`schedules.rates` differentiates a number of one number; the dry run of `boundary` only asks
     whether a graph is there."""
     text = {ast.unparse(n) for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute)}
@@ -260,7 +261,7 @@ def test_only_guided_differentiates(path):
     found |= {name for name, _ in calls(path) if name.endswith(".backward")}
     found |= {t for t in text if t.endswith((".enable_grad", ".requires_grad_"))}
     tolerated = {
-        "guided.py": found,
+        "lookahead.py": found,
         "schedules/base.py": {"torch.func", "torch.func.jvp"},
         "boundary.py": {t for t in found if t.endswith((".enable_grad", ".requires_grad_"))},
     }
@@ -277,6 +278,7 @@ def test_only_weights_knows_logsumexp(path):
 # ---- rooms ---------------------------------------------------------------------------------------
 
 BASES = {"kernels": "Kernel", "potentials": "Potential", "proposals": "Proposal"}
+BASES |= {"moves": "Move", "starts": "Start"}
 BASES |= {"resamplers": "Resampler", "priors": "Prior", "costs": "TerminalCost"}
 
 
@@ -302,7 +304,8 @@ def test_a_room_exports_its_extensions(room):
     assert BASES[room] in public
 
 
-@pytest.mark.parametrize("room", ["kernels", "potentials", "proposals", "resamplers"])
+@pytest.mark.parametrize("room", ["kernels", "potentials", "proposals", "resamplers", "moves", "starts"]
+)
 def test_extensions_are_frozen_dataclasses(room):
     for name, kind in extensions(room):
         assert dataclasses.is_dataclass(kind), f"{room}.{name} is no dataclass"

@@ -63,7 +63,7 @@ def solved(k: int = 7, **settings):
         state = plain.step(j, state.x, state.carry, generator)
     base, q = chain.kernels(k, state.x, state.carry)
     t, s = chain.levels[k], chain.levels[k + 1]
-    there = chain.look_at(state.x + base.std * (t.alpha / s.alpha) * q.memory, t)
+    there = chain.look_at(k, state.x + base.std * (t.alpha / s.alpha) * q.memory)
     return base, q, (q.kl(base) - there.value).mean(), -state.carry["log_psi"].mean()
 
 

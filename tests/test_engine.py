@@ -234,12 +234,14 @@ def test_a_kernel_with_history_is_gathered_with_its_particle() -> None:
         z_test(ratio, 1.0, ceiling=0.06, truth_se=0.003)
 
 
-def test_log_transition_is_the_base_kernel() -> None:
+def test_log_transition_is_the_base_kernel_over_the_value_left() -> None:
     chain = model()
     x = torch.randn(1, 3, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    carry = chain.look_ahead(2, x, {})
     base = chain.kernel.step(x, chain.denoise(x, chain.levels[2]), *chain.levels[2:4], None)
     expected = torch.distributions.Normal(base.mean, base.std).log_prob(x + 0.1).sum(-1)
-    torch.testing.assert_close(chain.log_transition(2, x, x + 0.1), expected)
+    found = chain.log_transition(2, x, carry, x + 0.1)
+    torch.testing.assert_close(found, expected - carry["log_psi"])
 
 
 def test_a_run_does_not_depend_on_what_ran_before() -> None:

@@ -176,8 +176,8 @@ def test_dtm_bound_is_below_log_z_and_guidance_tightens_it_A1() -> None:
 class LosesValue(sg.GuidedDiffusion):
     """10 % of -log psi_t is lost."""
 
-    def advance(self, k, x, carry, z):
-        moved = super().advance(k, x, carry, z)
+    def advance(self, k, x, carry, *given):
+        moved = super().advance(k, x, carry, *given)
         return sg.Propagated(moved.x, moved.log_g + 0.1 * carry["log_psi"], moved.carry)
 
 
@@ -190,8 +190,8 @@ class ForgetsRatio(sg.GuidedDiffusion):
 
 
 class DropsLastWeight(sg.GuidedDiffusion):
-    def advance(self, k, x, carry, z):
-        moved = super().advance(k, x, carry, z)
+    def advance(self, k, x, carry, *given):
+        moved = super().advance(k, x, carry, *given)
         last = k == self.num_steps - 1
         return sg.Propagated(moved.x, moved.log_g * (0.0 if last else 1.0), moved.carry)
 
@@ -234,8 +234,8 @@ def test_planted_dropped_weights_when_not_resampling_T6(monkeypatch) -> None:
 
     right = engine._resample
 
-    def wrong(particles, log_z, fires, resampler, generator):
-        particles, log_z, ancestors = right(particles, log_z, fires, resampler, generator)
+    def wrong(*given):
+        particles, log_z, ancestors = right(*given)
         return particles.reweighted(torch.zeros_like(particles.log_w)), log_z, ancestors
 
     trigger = sg.triggers.ess_below(0.9)

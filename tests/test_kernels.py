@@ -12,8 +12,8 @@ import torch
 import smcguide as sg
 from smcguide.errors import InvalidInput
 from smcguide.kernels import DDIM, DDPM, MatchedDDPM
-from smcguide.records import Level, Moments
-from smcguide.rehearsal import Rehearsal
+from smcguide.records import Level
+from smcguide.rehearsal import Moments, Rehearsal
 from smcguide.schedules import EDM, VE, VP, Cosine, RectifiedFlow
 from smcguide.testing import brute_force, gaussian_chain, generator, z_test
 

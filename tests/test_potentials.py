@@ -13,6 +13,7 @@ from smcguide.costs import GaussianLikelihood, LinearGaussian, as_cost
 from smcguide.draws import rehearse
 from smcguide.errors import InvalidInput
 from smcguide.potentials import InflatedGaussian, Potential, SignalFraction, Terminal, Tweedie
+from smcguide.problem import Problem
 from smcguide.records import Level, Look
 from smcguide.rehearsal import Rehearsal
 from smcguide.schedules import EDM, VP, RectifiedFlow
@@ -57,7 +58,7 @@ def rehearsal_of(prior):
 
 def bound(potential, cost, prior):
     rehearsal = rehearsal_of(prior) if potential.needs_rehearsal else None
-    return potential.bind(cost, prior.event_shape, rehearsal)
+    return potential.bind(Problem(cost, prior.event_shape, rehearsal))
 
 
 class TestTerminal(PotentialSuite):
@@ -280,7 +281,7 @@ def test_the_width_measured_on_draws_is_that_of_a_linear_measurement_for_a_linea
     log_snr = VP().log_snr(torch.tensor([t.time for t in levels], dtype=F64))
     rehearsal = Rehearsal(prior.moments(), x0, log_snr, torch.stack(x0_hat))
     disguised = GaussianLikelihood(lambda x: x @ A.T, Y, STD)
-    potential = InflatedGaussian().bind(disguised, (3,), rehearsal)
+    potential = InflatedGaussian().bind(Problem(disguised, (3,), rehearsal))
     for t in levels:
         look = look_at(prior, t)
         gap = potential.log_value(look) - conditional_evidence(look)
@@ -318,7 +319,7 @@ def test_inflated_gaussian_refuses_too_many_measurements():
 
 def test_inflated_gaussian_refuses_to_guess_the_moments():
     with pytest.raises(InvalidInput, match=r"InflatedGaussian"):
-        InflatedGaussian().bind(LinearGaussian(A, Y, STD), (3,), None)
+        InflatedGaussian().bind(Problem(LinearGaussian(A, Y, STD), (3,), None))
 
 
 def test_a_given_variance_is_refused_for_a_nonlinear_measurement():
@@ -409,15 +410,16 @@ def test_a_large_mask_is_valued_by_its_diagonal() -> None:
     V = torch.full((5,), 0.64, dtype=F64)
     t = prior.schedule.level(0.4)
     look = Look(randn(1, 3, 5), randn(1, 3, 5), t)
-    diagonal = InflatedGaussian(V).bind(few, (5,), None).log_value(look)
-    dense = InflatedGaussian(torch.diag(V)).bind(few, (5,), None).log_value(look)
+    diagonal = InflatedGaussian(V).bind(Problem(few, (5,), None)).log_value(look)
+    dense = InflatedGaussian(torch.diag(V)).bind(Problem(few, (5,), None)).log_value(look)
     torch.testing.assert_close(diagonal, dense)
-    torch.testing.assert_close(InflatedGaussian(0.64).bind(few, (5,), None).log_value(look), dense)
+    isotropic = InflatedGaussian(0.64).bind(Problem(few, (5,), None)).log_value(look)
+    torch.testing.assert_close(isotropic, dense)
 
 
 def test_a_measured_width_keeps_no_graph() -> None:
     net = torch.nn.Linear(2, 2).double()
     prior = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, 2, dtype=F64), scale=1.0)
     cost = sg.costs.GaussianLikelihood(net, torch.zeros(2, dtype=F64), 0.3)
-    bound = InflatedGaussian().bind(cost, (2,), rehearsal_of(prior))
+    bound = InflatedGaussian().bind(Problem(cost, (2,), rehearsal_of(prior)))
     assert not bound._terms[0].W.requires_grad

@@ -82,7 +82,7 @@ def kernels_at(proposal, potential):
 def gradient_of_value(model, k, x):
     """d log psi_t / d x by autograd through the prior, from scratch."""
     x = x.clone().requires_grad_()
-    value = model.look_at(x, model.levels[k]).log_psi
+    value = model.look_at(k, x).log_psi
     return torch.autograd.grad(value.sum(), x)[0]
 
 
@@ -273,17 +273,17 @@ class WrongWeights(sg.GuidedDiffusion):
         forgets = self.mistake == "psi_T missing from the initial weight"
         return replace(moved, log_g=0 * moved.log_g) if forgets else moved
 
-    def advance(self, k, x, carry, z):
+    def advance(self, k, x, carry, *given):
         carry = dict(carry)
         if self.mistake == "caches not gathered after resampling":
             carry["log_psi"] = carry["log_psi"].roll(1, 1)
-        moved = super().advance(k, x, carry, z)
+        moved = super().advance(k, x, carry, *given)
         log_g = moved.log_g
         if self.mistake == "10 % of -log psi_t lost":
             log_g = log_g + 0.1 * carry["log_psi"]
         if self.mistake == "density ratio forgotten":
             base, q = self.kernels(k, x, carry)
-            log_g = log_g - base.log_ratio(q, z)
+            log_g = log_g - base.log_ratio(q, given[0])
         if self.mistake == "last weight dropped" and k == self.num_steps - 1:
             log_g = 0 * log_g
         return replace(moved, log_g=log_g)

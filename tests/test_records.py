@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from smcguide.records import Gaussian, Level, Look, Moments, Particles
+from smcguide.records import Gaussian, Level, Look, Particles
+from smcguide.rehearsal import Moments
 
 F64 = torch.float64
 SHAPE = (2, 3, 4, 2)

@@ -14,12 +14,12 @@ the look (x, x0_hat, t); row i depends on particle i only. A complete potential:
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from smcguide.problem import Problem
 from smcguide.records import Level, Look
-from smcguide.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
@@ -29,31 +29,41 @@ class Potential(ABC):
     Attributes:
         cost: the terminal cost, filled in by `bind`.
         needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
-        uses_cost: whether a value evaluates the cost, for the count of evaluations.
+        uses_cost: how many evaluations of the cost a value takes.
+        needs_jacobian: whether a value uses `look.vjp`.
+        has_gradient: False if autograd must not be asked for the derivative of a value.
+        is_markov: False if a value depends on the particle's past through `look.memory`.
+        num_draws: how many standard normal events per particle `look.noise` must hold.
+        adaptive_cess: the conditional ESS, as a fraction, at which the library chooses the value's
+            strength from the population; None for none of that.
     """
 
     cost: Any = field(default=None, init=False, repr=False)
     needs_rehearsal = False
-    uses_cost = True
+    uses_cost = 1
+    needs_jacobian = False
+    has_gradient = True
+    is_markov = True
+    num_draws = 0
+    adaptive_cess: ClassVar[float | None] = None
 
     def check(self, cost: Any) -> None:
         """Raise InvalidInput if this potential cannot value the cost; called before any network call."""
 
-    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
-        """The potential of this cost; called once, when the model is built.
-
-        Arguments:
-            cost: the `TerminalCost`.
-            event_shape: shape of one event.
-            rehearsal: what is known of the prior, if `needs_rehearsal`.
-        """
+    def bind(self, problem: Problem) -> Self:
+        """The potential of this problem; called once, when the model is built."""
         bound = replace(self)
-        object.__setattr__(bound, "cost", cost)
+        object.__setattr__(bound, "cost", problem.cost)
         return bound
 
     @abstractmethod
     def log_value(self, look: Look) -> Tensor:
         """log psi_t, shape (S, N), float64, finite, at a level with sigma > 0."""
+
+    def evaluate(self, look: Look) -> tuple[Tensor, Tensor | None]:
+        """`log_value`, and what a path-dependent potential wants back as `look.memory` at the next
+        level, (S, N, ...). The library calls this; most potentials write `log_value` only."""
+        return self.log_value(look), None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from torch import Tensor
 from smcguide.errors import InvalidInput
 from smcguide.potentials.base import SIGNAL_FRACTION, Potential
 from smcguide.potentials.widths import Linear, Masked, Measured, Widened
-from smcguide.records import Look, Moments
-from smcguide.rehearsal import Rehearsal
+from smcguide.problem import Problem
+from smcguide.records import Look
+from smcguide.rehearsal import Moments
 
 _LARGEST_DENSE = 2048
 
@@ -69,9 +70,10 @@ class InflatedGaussian(Potential):
                 f"{_LARGEST_DENSE}. Use potentials.Tweedie()."
             )
 
-    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
+    def bind(self, problem: Problem) -> Self:
+        cost, event_shape, rehearsal = problem.cost, problem.event_shape, problem.rehearsal
         self.check(cost)
-        bound = super().bind(cost, event_shape, rehearsal)
+        bound = super().bind(problem)
         gaussian = [c for c in cost.parts() if hasattr(c, "residual")]
         terms = tuple(self._widen(c, event_shape, rehearsal) for c in gaussian)
         object.__setattr__(bound, "_terms", terms)

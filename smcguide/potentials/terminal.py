@@ -14,7 +14,7 @@ from smcguide.records import Look
 class Terminal(Potential):
     """No value before the last step."""
 
-    uses_cost = False
+    uses_cost = 0
 
     def log_value(self, look: Look) -> Tensor:
         return torch.zeros(look.x.shape[:2], dtype=torch.float64, device=look.x.device)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.records import Level, Look, Moments
-from smcguide.rehearsal import Rehearsal
+from smcguide.records import Level, Look
+from smcguide.rehearsal import Moments, Rehearsal
 
 
 class Widened(ABC):

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.records import Level, Moments
-from smcguide.rehearsal import Rehearsal
+from smcguide.records import Level
+from smcguide.rehearsal import Moments, Rehearsal
 from smcguide.schedules import Schedule
 
 
@@ -78,6 +78,10 @@ class Prior(ABC):
         shape = (num, *self.event_shape)
         z = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
         return t.sigma * z
+
+    def log_initial_ratio(self, x: Tensor, t: Level) -> Tensor:
+        """log of `initial`'s density at states x (M, *E) over that of N(0, sigma_t^2 I), (M,)."""
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def moments(self) -> Moments | None:
         """Mean and covariance of the data law where they are known, else None."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from smcguide.errors import InvalidInput
 from smcguide.priors.base import Prior, require_float
 from smcguide.priors.conjugate import condition
-from smcguide.records import Level, Moments
+from smcguide.records import Level
+from smcguide.rehearsal import Moments
 from smcguide.schedules import VP, Schedule
 from smcguide.weights import log_sum_exp
 
@@ -96,9 +97,8 @@ class GaussianMixture(Prior):
             z = torch.einsum("md,kde->mke", x, self._U)
             m = torch.einsum("kd,kde->ke", m, self._U.expand(len(m), -1, -1))
         var = t.alpha**2 * self._v + t.sigma**2
-        if (
-            len(self._v) == 1
-        ):  # one shared metric: a matrix product instead of (M, K, d) differences
+        # one shared metric: a matrix product instead of (M, K, d) differences
+        if len(self._v) == 1:
             zs, ms = z[:, 0] * var.rsqrt(), t.alpha * m * var.rsqrt()
             square = zs.square().sum(-1)[:, None] + ms.square().sum(-1) - 2 * zs @ ms.T
         else:
@@ -148,8 +148,11 @@ class GaussianMixture(Prior):
     exact_draws = sample
 
     def initial(self, num: int, t: Level, generator: torch.Generator) -> Tensor:
-        """Exact draws at level t."""
         return t.alpha * self.sample(num, generator) + super().initial(num, t, generator)
+
+    def log_initial_ratio(self, x: Tensor, t: Level) -> Tensor:
+        noise = torch.distributions.Normal(0.0, t.sigma)
+        return self.log_prob(x, t.time) - noise.log_prob(x.flatten(1).double()).sum(-1)
 
     def _covariances(self) -> Tensor:
         if self._U is None:
@@ -157,13 +160,11 @@ class GaussianMixture(Prior):
         return torch.einsum("kde,ke,kfe->kdf", self._U, self._v, self._U)
 
     def moments(self) -> Moments:
-        w = self._log_w.exp()
-        mean = w @ self._m
+        w, mean = self._log_w.exp(), self._log_w.exp() @ self._m
         centred = self._m - mean
         if len(mean) > 1024:  # the diagonal only
             own = self._v if self._U is None else torch.einsum("kde,ke->kd", self._U**2, self._v)
-            own = own.expand(len(w), -1)
-            return Moments(mean, w @ (own + centred**2))
+            return Moments(mean, w @ (own.expand(len(w), -1) + centred**2))
         within = self._covariances()
         within = within[0] if len(within) == 1 else torch.einsum("k,kde->de", w, within)
         v, U = torch.linalg.eigh(within + centred.T @ (w[:, None] * centred))
@@ -172,8 +173,7 @@ class GaussianMixture(Prior):
     def posterior(self, A: Tensor, y: Tensor, noise_std: float | Tensor) -> "GaussianMixture":
         """Law of x_0 given y = A x_0 + noise_std n, exactly.
 
-        Arguments:
-            A: (m, d) over flattened events.  y: (m,).  noise_std: a float or (m,), positive.
+        A: (m, d) over flattened events.  y: (m,).  noise_std: a float or (m,), positive.
         """
         log_w, means, cov = condition(self._log_w, self._m, self._covariances(), A, y, noise_std)
         means = means.reshape(-1, *self.event_shape)

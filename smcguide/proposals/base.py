@@ -13,8 +13,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from smcguide.problem import Problem
 from smcguide.records import Gaussian, Level, Look
-from smcguide.rehearsal import Rehearsal
 from smcguide.schedules import Schedule
 
 Linearised = tuple[Tensor, Callable[[Tensor], Tensor]]
@@ -50,6 +50,9 @@ class Step(Protocol):
     def denoise(self, x: Tensor) -> Tensor:
         """One network call at (x, t): E[x_0 | x_t = x]."""
 
+    def denoise_at(self, x: Tensor, t: Level) -> Tensor:
+        """One network call at another level."""
+
     def look_at(self, x: Tensor, guide: Any = None) -> Look:
         """One network call at (x, t): the look, with the potential's value (or the guide's)."""
 
@@ -76,17 +79,19 @@ class Proposal(ABC):
         is_guided: False only if the proposal always returns the base kernel.
         needs_gradient: whether `look.grad` is wanted.
         needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
+        num_draws: how many standard normal events per particle `look.noise` must hold.
     """
 
     is_guided: bool = True
     needs_gradient: bool = False
     needs_rehearsal: bool = False
+    num_draws: int = 0
 
     def check(self, cost: Any, potential: Any) -> None:
         """Raise InvalidInput if this proposal cannot work with them; called before any network call."""
 
-    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
-        """The proposal for this cost; called once. Proposals with a potential of their own bind it."""
+    def bind(self, problem: Problem) -> Self:
+        """The proposal for this problem; called once. Proposals with a potential of their own bind it."""
         return self
 
     @abstractmethod

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
+from smcguide.problem import Problem
 from smcguide.proposals.base import Proposal, Step, within_trust
 from smcguide.proposals.descent import adam, sgd
 from smcguide.proposals.gauss_newton import gauss_newton, require_least_squares
-from smcguide.proposals.published import Problem, Published
+from smcguide.proposals.published import Published, StepProblem
 from smcguide.records import Gaussian, Look
-from smcguide.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,12 @@ class DTM(Proposal):
         if self.solver == "gauss_newton":
             require_least_squares(self.guide or potential)
 
-    def bind(self, cost: Any, event_shape: tuple[int, ...], rehearsal: Rehearsal | None) -> Self:
-        if self.guide is None:
-            return self
-        return replace(self, guide=self.guide.bind(cost, event_shape, rehearsal))
+    @property
+    def num_draws(self) -> int:  # type: ignore[override]
+        return 0 if self.guide is None else int(self.guide.num_draws)
+
+    def bind(self, problem: Problem) -> Self:
+        return self if self.guide is None else replace(self, guide=self.guide.bind(problem))
 
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
         if step.t.alpha == 0:  # pure noise says nothing about x_0, whatever the control
@@ -107,7 +109,7 @@ class DTM(Proposal):
             delta = within_trust(delta, base.std, self.trust)
         return Gaussian(base.mean + delta, base.std, u if self.warm_start else None)
 
-    def _problem(self, base: Gaussian, look: Look, step: Step) -> Problem:
+    def _problem(self, base: Gaussian, look: Look, step: Step) -> StepProblem:
         """gamma and the objective -log psi + KL."""
         gamma = base.std * (step.t.alpha / step.s.alpha)
 

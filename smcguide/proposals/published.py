@@ -15,7 +15,7 @@ from smcguide.proposals.base import Step
 from smcguide.records import Look
 from smcguide.schedules import DDPMTable
 
-Problem = tuple[float | Tensor, Callable[[Tensor], Tensor]]
+StepProblem = tuple[float | Tensor, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Published:
         kappa = torch.sqrt(s.sigma**2 - torch.as_tensor(std) ** 2) - s.alpha * t.sigma / t.alpha
         return float(kappa**2), (t.alpha / s.alpha) ** 2
 
-    def problem(self, look: Look, step: Step) -> Problem:
+    def problem(self, look: Look, step: Step) -> StepProblem:
         """gamma and the objective u (S, N, *E) -> (S, N)."""
         w_score, w_control = self.penalties(step)
         t, gamma = step.t, self.gamma

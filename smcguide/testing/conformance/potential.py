@@ -11,6 +11,7 @@ from smcguide.draws import rehearse
 from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior
 from smcguide.priors.mixture import GaussianMixture
+from smcguide.problem import Problem
 from smcguide.records import Level, Look
 from smcguide.testing.conformance.base import Suite, assert_same, normal, rounding
 from smcguide.testing.conformance.prior import noise_levels
@@ -55,8 +56,8 @@ class PotentialSuite(Suite):
         """The prior, and the potentials bound to prior and cost."""
         prior, cost = self.prior().to(device, dtype), self.cost(systems).to(device)
         rehearsal = rehearse(prior)
-        shape = prior.event_shape
-        return prior, [p.bind(cost, shape, rehearsal) for p in self.instances()]
+        problem = Problem(cost, prior.event_shape, rehearsal)
+        return prior, [p.bind(problem) for p in self.instances()]
 
     def states(self, prior: Prior, t: Level) -> Tensor:
         """(2, 3, *E) states near those of level t."""

@@ -1,0 +1,113 @@
+"""The eyes of a guided diffusion: network calls, values and gradients, counted. All of the package's
+differentiation happens here."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smcguide.chain import BaseChain
+from smcguide.costs.base import TerminalCost
+from smcguide.potentials.base import Potential
+from smcguide.proposals.base import Proposal
+from smcguide.records import Level, Look
+from smcguide.steps import ChunkStep
+
+Carry = Mapping[str, Tensor]
+
+
+class LookAhead(BaseChain):
+    """What `GuidedDiffusion` knows of prior, cost and potential, one chunk of particles at a time."""
+
+    cost: TerminalCost
+    potential: Potential
+    proposal: Proposal
+    evaluations: Counter[str]
+
+    def denoise(self, x: Tensor, t: Level) -> Tensor:
+        """The prior's denoiser on (S, n, *E), counted."""
+        self.evaluations["network_forward"] += x.shape[0] * x.shape[1]
+        return self.prior.denoise(x.flatten(0, 1), t.time).unflatten(0, x.shape[:2])
+
+    def look_at(
+        self, k: int, x: Tensor, carry: Carry | None = None, guide: Potential | None = None
+    ) -> Look:
+        """Denoise states x (S, n, *E) after k transitions and value them; differentiable where
+        gradients are on. `carry` tells of their past."""
+        return self._evaluate(x, self._step(k, carry or {}), guide or self.potential)[0]
+
+    def look_ahead(self, k: int, x: Tensor, carry: Carry) -> dict[str, Tensor]:
+        """One network evaluation of states x after k transitions, for the weight of the step that led
+        there and the proposal of the next: x0_hat, log_psi, and as asked grad and psi_memory."""
+        if self.levels[k].sigma == 0:
+            self.evaluations["cost"] += x.shape[0] * x.shape[1]
+            return {"x0_hat": x, "log_psi": -self.cost(x).double()}
+        step = self._step(k, carry)
+        if self.proposal.needs_gradient or self.wants_gradient:
+
+            def value(x: Tensor) -> tuple[Tensor, Any]:
+                look, memory = self._evaluate(x, step, self.potential)
+                return look.value, (look.x0_hat.detach(), memory)
+
+            log_psi, (x0_hat, memory), vjp = self.pullback(value, x)
+            out = {"x0_hat": x0_hat, "log_psi": log_psi, "grad": vjp(torch.ones_like(log_psi))}
+        else:
+            look, memory = self._evaluate(x, step, self.potential)
+            out = {"x0_hat": look.x0_hat, "log_psi": look.value}
+        return out if memory is None else out | {"psi_memory": memory.detach()}
+
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether somebody besides the proposal wants the gradient of the value."""
+        return False
+
+    def _step(self, k: int, carry: Carry) -> ChunkStep:
+        return ChunkStep(self, k, self.levels[k], self.levels[k + 1], carry)
+
+    def _evaluate(self, x: Tensor, step: ChunkStep, value: Potential) -> tuple[Look, Tensor | None]:
+        """The look at x with its value, and the potential's memory of it."""
+        here, vjp = x, None
+        if value.needs_jacobian:
+            with torch.enable_grad():
+                here = x if x.requires_grad else x.detach().requires_grad_()
+                x0_hat = self.denoise(here, step.t)
+            vjp = self._counted(self._vjp(x0_hat, here), x.shape[0] * x.shape[1])
+        else:
+            x0_hat = self.denoise(x, step.t)
+        look = Look(here, x0_hat, step.t, vjp=vjp, **step.past())
+        self.evaluations["cost"] += x.shape[0] * x.shape[1] * int(value.uses_cost)
+        log_psi, memory = value.evaluate(look)
+        # zero before the end would lose mass for good: illegal, and the engine says so
+        log_psi = log_psi.double()
+        log_psi = torch.where(torch.isneginf(log_psi), torch.nan, log_psi)
+        if here is not x:
+            x0_hat, log_psi = x0_hat.detach(), log_psi.detach()
+        return replace(look, x=x, x0_hat=x0_hat, log_psi=log_psi), memory
+
+    def pullback(
+        self, f: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor
+    ) -> tuple[Tensor, Any, Callable[[Tensor], Tensor]]:
+        """value, extra = f(x), and v -> (d value / d x)^T v."""
+        before = self.evaluations["network_forward"]
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value, extra = f(x)
+        through = self.evaluations["network_forward"] - before
+        if not value.requires_grad:  # a value that does not look at x
+            return value, extra, lambda v: torch.zeros_like(x)
+        return value.detach(), extra, self._counted(self._vjp(value, x), through)
+
+    def _vjp(self, value: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda v: torch.autograd.grad(value, x, v.to(value.dtype), retain_graph=True)[0]
+
+    def _counted(self, vjp: Callable[[Tensor], Tensor], rows: int) -> Callable[[Tensor], Tensor]:
+        """The same map, counted as a pass back through the network for `rows` particles."""
+
+        def count(v: Tensor) -> Tensor:
+            self.evaluations["network_backward"] += rows
+            return vjp(v)
+
+        return count
