@@ -3,6 +3,7 @@ bool where the answer does not depend on the weights. `step` counts transitions 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from torch import Tensor
 
@@ -50,3 +51,34 @@ class at_steps:
 
     def __call__(self, step: int, log_w: Tensor) -> bool:
         return step in self.steps
+
+
+@dataclass(frozen=True)
+class within:
+    """Resample when `trigger` says so, but before the steps first, ..., last only: selection in a window
+    of times. Whole numbers, 0 <= first <= last; `last` may lie beyond the end of a run.
+
+    Raises:
+        InvalidInput: for other numbers, or for a trigger that cannot be called.
+    """
+
+    trigger: Trigger
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if not callable(self.trigger):
+            raise InvalidInput(
+                f"within: trigger must be a trigger, got {self.trigger!r}; e.g. "
+                "within(ess_below(0.5), 10, 80)."
+            )
+        if not all(isinstance(k, Integral) for k in (self.first, self.last)) or not (
+            0 <= self.first <= self.last
+        ):
+            raise InvalidInput(
+                "within: first and last must be whole numbers with 0 <= first <= last, counting steps; "
+                f"got {self.first!r} and {self.last!r}."
+            )
+
+    def __call__(self, step: int, log_w: Tensor) -> Tensor | bool:
+        return self.trigger(step, log_w) if self.first <= step <= self.last else False

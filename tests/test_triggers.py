@@ -45,6 +45,29 @@ def test_at_steps_names_its_steps():
     assert [k for k in range(6) if trigger(k, weights_of_ess(1))] == [0, 3]
 
 
+def test_within_is_its_trigger_in_a_window_of_steps():
+    log_w = weights_of_ess(1, 10)
+    window = sg.triggers.within(sg.triggers.ess_below(0.5), 2, 4)
+    fires = [torch.as_tensor(window(k, log_w)).expand(2).tolist() for k in range(6)]
+    assert fires == [[2 <= k <= 4, False] for k in range(6)]
+    assert window(1, log_w) is False  # the engine then leaves the weights alone altogether
+    nested = sg.triggers.within(sg.triggers.within(sg.triggers.always(), 1, 3), 3, 9)
+    assert [k for k in range(12) if nested(k, log_w)] == [3]
+    listed = sg.triggers.within(sg.triggers.at_steps((0, 5)), 5, 5)
+    assert [k for k in range(12) if listed(k, log_w)] == [5]
+
+
+@pytest.mark.parametrize(("first", "last"), [(3, 2), (-1, 2), (0.2, 3), (0, 0.5), (0, None)])
+def test_within_refuses_what_is_no_window(first, last):
+    with pytest.raises(InvalidInput, match="whole numbers with 0 <= first <= last"):
+        sg.triggers.within(sg.triggers.always(), first, last)
+
+
+def test_within_refuses_what_is_no_trigger():
+    with pytest.raises(InvalidInput, match=r"trigger must be a trigger, got 0\.5"):
+        sg.triggers.within(0.5, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("trigger", "steps"),
     [
@@ -54,6 +77,8 @@ def test_at_steps_names_its_steps():
         (sg.triggers.ess_below(1e-9), []),
         (sg.triggers.ess_below(1.0), [1, 2, 3]),
         (sg.triggers.at_steps((3,)), []),
+        (sg.triggers.within(sg.triggers.always(), 0, 1), [1, 2]),
+        (sg.triggers.within(sg.triggers.ess_below(1.0), 2, 99), [3]),
         (lambda k, log_w: torch.tensor([k == 1, False]), [2]),
     ],
     ids=[
@@ -63,6 +88,8 @@ def test_at_steps_names_its_steps():
         "ess_below tiny",
         "ess_below one",
         "the step to data",
+        "within",
+        "within, to the end",
         "a function",
     ],
 )
@@ -85,3 +112,6 @@ def test_a_run_resamples_when_the_trigger_says_so(trigger, steps):
 def test_triggers_say_what_they_are():
     assert repr(sg.triggers.ess_below(0.3)) == "ess_below(fraction=0.3)"
     assert repr(sg.triggers.at_steps((1, 2))) == "at_steps(steps=(1, 2))"
+    assert repr(sg.triggers.within(sg.triggers.always(), 1, 9)) == (
+        "within(trigger=always(), first=1, last=9)"
+    )

@@ -1,5 +1,10 @@
-"""Multinomial resampling: N independent draws. The noisiest scheme, and the one whose single-run
-variance estimate of the evidence (Lee, Whiteley, arXiv 1509.00394) is exact."""
+"""Multinomial resampling: independent draws. The noisiest scheme, and the one whose single-run
+variance estimate of the evidence (Lee, Whiteley, arXiv 1509.00394) is exact.
+
+Given the ancestor of slot 0 the others are as free as before: conditional resampling draws them and
+puts the reference into its slot (Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo
+methods", 2010).
+"""
 
 from dataclasses import dataclass
 
@@ -14,5 +19,11 @@ from smcguide.weights import inverse_cdf
 class Multinomial(Resampler):
     """Independent ancestors."""
 
-    def __call__(self, log_w: Tensor, generator: torch.Generator) -> Tensor:
-        return inverse_cdf(log_w, uniforms(tuple(log_w.shape), generator))
+    def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
+        S, N = log_w.shape
+        return inverse_cdf(log_w, uniforms((S, N if num is None else num), generator))
+
+    def conditional(self, log_w: Tensor, generator: torch.Generator) -> Tensor:
+        ancestors = self(log_w, generator)
+        ancestors[:, 0] = 0
+        return ancestors

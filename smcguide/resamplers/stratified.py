@@ -1,4 +1,4 @@
-"""Stratified resampling: one uniform point per stratum, u_n = (n + U_n) / N. Never noisier than
+"""Stratified resampling: one uniform point per stratum, u_n = (n + U_n) / num. Never noisier than
 multinomial (Douc, Cappe, "Comparison of resampling schemes for particle filtering", 2005)."""
 
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from smcguide.weights import inverse_cdf
 class Stratified(Resampler):
     """One ancestor per stratum of the unit interval."""
 
-    def __call__(self, log_w: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
         S, N = log_w.shape
-        strata = torch.arange(N, dtype=torch.float64, device=log_w.device)
-        return inverse_cdf(log_w, (strata + uniforms((S, N), generator)) / N)
+        num = N if num is None else num
+        strata = torch.arange(num, dtype=torch.float64, device=log_w.device)
+        return inverse_cdf(log_w, (strata + uniforms((S, num), generator)) / num)
