@@ -9,13 +9,16 @@ from smcguide import (
     costs,
     grids,
     kernels,
+    moves,
     potentials,
     priors,
     proposals,
     resamplers,
     schedules,
+    starts,
     triggers,
 )
+from smcguide.candidates import Candidates
 from smcguide.draws import draw, rehearse
 from smcguide.engine import iterate, run
 from smcguide.errors import DegenerateWeights, InvalidInput, MissingExtra, SmcguideError
@@ -24,10 +27,12 @@ from smcguide.guided import GuidedDiffusion
 from smcguide.posterior import Posterior
 from smcguide.priors.check import check_prior
 from smcguide.sampling import sample
+from smcguide.search import rollover
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Candidates",
     "DegenerateWeights",
     "FeynmanKac",
     "GuidedDiffusion",
@@ -42,13 +47,16 @@ __all__ = [
     "grids",
     "iterate",
     "kernels",
+    "moves",
     "potentials",
     "priors",
     "proposals",
     "rehearse",
     "resamplers",
+    "rollover",
     "run",
     "sample",
     "schedules",
+    "starts",
     "triggers",
 ]

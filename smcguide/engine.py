@@ -100,7 +100,7 @@ def _iterate(
     seed: int,
     record: Sequence[str],
 ) -> Iterator[tuple[Particles, StepInfo]]:
-    noise, selection = _generators(seed, model.device)
+    noise, selection = generators(seed, model.device)
     first = model.initial(shape, noise)
     first = model.adapt(0, torch.zeros_like(first.log_g), first)
     own = torch.arange(shape[1], device=first.x.device).expand(shape)
@@ -131,7 +131,7 @@ def _iterate(
         yield particles, step_info(model, k + 1, particles, log_z, ancestors, fires, moved, record)
 
 
-def _generators(seed: int, device: torch.device) -> list[Generator]:
+def generators(seed: int, device: torch.device) -> list[Generator]:
     """Two independent streams: one for the model's noise, one for resampling."""
     states = np.random.SeedSequence(seed).generate_state(2, np.uint64)
     return [Generator(device).manual_seed(int(s >> np.uint64(1))) for s in states]
