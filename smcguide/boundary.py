@@ -17,7 +17,7 @@ from smcguide.proposals.base import Proposal
 from smcguide.resamplers.base import Resampler
 
 _SMALLEST_START = 10.0  # sigma / alpha, where a grid does not begin at the noise end
-RECORDABLE = ("ancestors", "particles", "log_weights")
+RECORDABLE = ("ancestors", "particles", "log_weights", "paths")
 
 
 def resolve_times(times: Grid | Tensor | Sequence[float], prior: Prior) -> list[float]:

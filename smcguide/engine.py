@@ -11,15 +11,17 @@ returned, never resampled away.
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from smcguide import exactness, weights
 from smcguide.boundary import check_run, check_selection
+from smcguide.errors import InvalidInput
 from smcguide.feynman_kac import FeynmanKac
+from smcguide.genealogy import Genealogy
 from smcguide.posterior import Posterior
 from smcguide.progress import Progress
+from smcguide.randomness import generators
 from smcguide.records import Particles, StepInfo
 from smcguide.resamplers.base import Resampler
 from smcguide.resamplers.systematic import Systematic
@@ -79,16 +81,28 @@ def iterate(
         InvalidInput: for sizes below 1 or unknown names in `record`.
         DegenerateWeights: when a weight is NaN or +inf, or a system has no living particle.
     """
+    if "paths" in record:
+        raise InvalidInput(
+            "record: paths are known at the end only; use run(..., record=('paths',))."
+        )
+    return _checked(model, num_particles, num_systems, resampler, trigger, seed, record)
+
+
+def _checked(
+    model: FeynmanKac,
+    num_particles: int,
+    num_systems: int | None,
+    resampler: Resampler | None,
+    trigger: Trigger | None,
+    seed: int,
+    record: Sequence[str],
+    lineage: Genealogy | None = None,
+) -> Iterator[tuple[Particles, StepInfo]]:
+    """`iterate`, which also grows the `lineage`."""
     S = check_run(model, num_particles, num_systems, record, seed=seed)
     check_selection(resampler, trigger)
-    steps = _iterate(
-        model,
-        (S, num_particles),
-        resampler or Systematic(),
-        trigger or ess_below(0.5),
-        seed,
-        record,
-    )
+    selection = resampler or Systematic(), trigger or ess_below(0.5)
+    steps = _iterate(model, (S, num_particles), *selection, seed, record, lineage)
     return checked(model, steps, 1 if model.device.type == "cpu" else _CHECK_EVERY)
 
 
@@ -99,6 +113,7 @@ def _iterate(
     trigger: Trigger,
     seed: int,
     record: Sequence[str],
+    lineage: Genealogy | None,
 ) -> Iterator[tuple[Particles, StepInfo]]:
     noise, selection = generators(seed, model.device)
     first = model.initial(shape, noise)
@@ -123,18 +138,16 @@ def _iterate(
         x, carry = model.refresh(
             k, particles.x, particles.carry, None if decision is False else fires, noise
         )
+        if lineage is not None:
+            lineage.insert({"x": x}, ancestors if k else None)
         # propose, look ahead
         moved = model.adapt(k + 1, particles.log_w, model.step(k, x, carry, noise))
         # reweight
         log_w = particles.log_w + moved.log_g.double()
         particles = Particles(moved.x, log_w, particles.eve, moved.carry)
+        if lineage is not None and k + 1 == model.num_steps:
+            lineage.insert({"x": moved.x}, own)
         yield particles, step_info(model, k + 1, particles, log_z, ancestors, fires, moved, record)
-
-
-def generators(seed: int, device: torch.device) -> list[Generator]:
-    """Two independent streams: one for the model's noise, one for resampling."""
-    states = np.random.SeedSequence(seed).generate_state(2, np.uint64)
-    return [Generator(device).manual_seed(int(s >> np.uint64(1))) for s in states]
 
 
 def run(
@@ -151,6 +164,7 @@ def run(
     """Run a model to the end; arguments as in `iterate`.
 
     Arguments:
+        record: also "paths", the ancestral path (S, K + 1, N, *E) of each final particle.
         progress: True, False, "auto" (a bar on a terminal only), or a function called with each
             StepInfo.
 
@@ -164,10 +178,9 @@ def run(
     check_run(model, num_particles, num_systems, record, progress, seed)
     before = dict(getattr(model, "evaluations", {}))
     trace: list[StepInfo] = []
-    steps = iterate(
-        model, num_particles=num_particles, num_systems=num_systems, resampler=resampler,
-        trigger=trigger, seed=seed, record=record,
-    )  # fmt: skip
+    lineage = Genealogy() if "paths" in record else None
+    kept = [name for name in record if name != "paths"]
+    steps = _checked(model, num_particles, num_systems, resampler, trigger, seed, kept, lineage)
     with Progress(progress, model.num_steps) as bar:
         for particles, info in steps:
             final = particles
@@ -185,4 +198,5 @@ def run(
         "has_systems": num_systems is not None or model.num_systems is not None,
         "are_replicates": model.num_systems is None,
     }
-    return collect(final, trace, about)
+    paths = {} if lineage is None else {"paths": lineage.paths()["x"].transpose(1, 2)}
+    return collect(final, trace, about, paths)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from smcguide import weights
 from smcguide.errors import InvalidInput
@@ -14,12 +15,19 @@ from smcguide.posterior import Posterior
 from smcguide.records import Particles, StepInfo
 
 
-def collect(particles: Particles, trace: Sequence[StepInfo], about: Mapping[str, Any]) -> Posterior:
-    """The posterior of a final population and its trace; `about` are further fields of it."""
+def collect(
+    particles: Particles,
+    trace: Sequence[StepInfo],
+    about: Mapping[str, Any],
+    recorded: Mapping[str, Tensor] | None = None,
+) -> Posterior:
+    """The posterior of a final population and its trace; `about` are further fields of it, `recorded`
+    what was kept besides the trace."""
     names = ("ess", "resampled", "log_evidence", "unique_ancestors", "unique_eves")
     rows = {name: torch.stack([getattr(info, name) for info in trace], 1) for name in names}
     rows |= {n: torch.stack([i.report[n] for i in trace], 1) for n in trace[-1].report}
     kept = {n: torch.stack([i.recorded[n] for i in trace], 1) for n in trace[-1].recorded}
+    kept |= recorded or {}
     log_z, carry = trace[-1].log_evidence, particles.carry
     if not has_evidence(about["settings"].get("exactness", EXACT)):
         log_z = torch.full_like(log_z, math.nan)

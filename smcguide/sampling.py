@@ -13,10 +13,12 @@ from smcguide.boundary import as_prior, check_run, check_selection, is_different
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.engine import run
 from smcguide.errors import InvalidInput
+from smcguide.feynman_kac import FeynmanKac
 from smcguide.grids import Grid, karras
 from smcguide.guided import GuidedDiffusion
 from smcguide.kernels.base import Kernel
 from smcguide.kernels.matched import MatchedDDPM
+from smcguide.moves.base import Move
 from smcguide.posterior import Posterior
 from smcguide.potentials.base import Potential
 from smcguide.potentials.inflated import InflatedGaussian
@@ -27,6 +29,7 @@ from smcguide.proposals.bootstrap import Bootstrap
 from smcguide.proposals.dtm import DTM
 from smcguide.records import StepInfo
 from smcguide.resamplers.base import Resampler
+from smcguide.starts.base import Start
 from smcguide.triggers import Trigger
 
 
@@ -56,6 +59,9 @@ def sample(
     potential: Potential | None = None,
     kernel: Kernel | None = None,
     times: Grid | Tensor | None = None,
+    move: Move | None = None,
+    start: Start | None = None,
+    wrap: Callable[[GuidedDiffusion], FeynmanKac] | None = None,
     resampler: Resampler | None = None,
     trigger: Trigger | None = None,
     seed: int = 0,
@@ -75,10 +81,12 @@ def sample(
         num_steps: K, ignored when `times` is given.
         proposal, potential, kernel, times, resampler, trigger: None for the default, which is
             recorded in the result's settings.
+        move, start: Markov moves between the steps, and how the first population is made; None for none.
+        wrap: makes another model of the guided one, e.g. functools.partial(sg.Candidates, num=4).
         seed: of all randomness.
         device, dtype: where and in what precision the particles live; None for the prior's.
         chunk_size: largest number of particles in the network at once.
-        record: any of "ancestors", "particles", "log_weights".
+        record: any of "ancestors", "particles", "log_weights", "paths".
         progress: True, False, "auto", or a function of each StepInfo.
 
     Returns:
@@ -99,8 +107,8 @@ def sample(
     }
     check_selection(resampler, trigger)
     check_run(cost, num_particles, num_systems, record, progress, seed)
-    model = GuidedDiffusion(prior, cost, chunk_size=chunk_size, **parts)
+    model = GuidedDiffusion(prior, cost, chunk_size=chunk_size, move=move, start=start, **parts)
     return run(
-        model, num_particles=num_particles, num_systems=num_systems, resampler=resampler,
-        trigger=trigger, seed=seed, record=record, progress=progress,
+        wrap(model) if wrap else model, num_particles=num_particles, num_systems=num_systems,
+        resampler=resampler, trigger=trigger, seed=seed, record=record, progress=progress,
     )  # fmt: skip

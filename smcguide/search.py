@@ -16,13 +16,13 @@ import torch
 from torch import Generator, Tensor
 
 from smcguide.boundary import check_run
-from smcguide.engine import generators
 from smcguide.errors import InvalidInput
 from smcguide.exactness import SEARCH
 from smcguide.feynman_kac import Propagated
 from smcguide.guided import GuidedDiffusion
 from smcguide.posterior import Posterior
 from smcguide.progress import Progress
+from smcguide.randomness import generators
 from smcguide.records import Particles, StepInfo
 from smcguide.results import collect
 from smcguide.trace import step_info
