@@ -135,9 +135,8 @@ def _iterate(
             particles, log_z, ancestors = _resample(
                 particles, log_z, fires, resampler, selection, model.chain_length
             )
-        x, carry = model.refresh(
-            k, particles.x, particles.carry, None if decision is False else fires, noise
-        )
+        moves = None if decision is False else fires
+        x, carry = model.refresh(k, particles.x, particles.carry, moves, noise)
         if lineage is not None:
             lineage.insert({"x": x}, ancestors if k else None)
         # propose, look ahead
@@ -182,8 +181,7 @@ def run(
     kept = [name for name in record if name != "paths"]
     steps = _checked(model, num_particles, num_systems, resampler, trigger, seed, kept, lineage)
     with Progress(progress, model.num_steps) as bar:
-        for particles, info in steps:
-            final = particles
+        for final, info in steps:  # noqa: B007
             trace.append(info)
             bar.update(info)
     settings = {
