@@ -4,7 +4,7 @@ Answers carry a leading axis of systems S exactly when systems were asked for (n
 observation per system). Weights are kept to the end: equal-weight draws are an explicit call.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smcguide import weights
 from smcguide.answers import Answers
-from smcguide.evidence import POOL, standard_error
+from smcguide.evidence import POOL, chan_lai, olsson_douc, standard_error
 from smcguide.exactness import EXACT
 
 
@@ -84,9 +84,30 @@ class Posterior(Answers):
             weights.normalise(self.log_w),
             self.eves,
             self.trace["resampled"].sum(1),
-            multinomial=str(self.settings.get("resampler", "")).startswith("Multinomial"),
+            multinomial=self._is_multinomial,
             replicates=self.are_replicates,
         )
+
+    @property
+    def _is_multinomial(self) -> bool:
+        """Whether every event that joined families was a plain multinomial resampling."""
+        said = {name: str(self.settings.get(name, "")) for name in ("resampler", "move")}
+        plain = "waste_free=True" not in said["move"] and "start" not in self.settings
+        return plain and said["resampler"].startswith("Multinomial")
+
+    def expect_se(
+        self, f: Callable[[Tensor], Tensor] = lambda x: x, lag: int | None = None
+    ) -> Tensor:
+        """Standard error of `expect(f)`, by default of the mean, from the families of this run.
+
+        Chan-Lai's estimate; Olsson-Douc's, with families of `lag` generations (None: the longest memory
+        that is alive), if the run recorded "ancestors". NaN where all particles are one family.
+        """
+        values = f(self.x.flatten(0, 1)).unflatten(0, self.x.shape[:2])
+        W = weights.normalise(self.log_w)
+        if "ancestors" in self.recorded:
+            return self._answer(olsson_douc(values, W, self.recorded["ancestors"], lag)[0].sqrt())
+        return self._answer(chan_lai(values, W, self.eves).sqrt())
 
     @property
     def log_evidence_se(self) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from smcguide import weights
 from smcguide.errors import InvalidInput
+from smcguide.evidence import islands
 from smcguide.exactness import BIASED, EXACT, has_evidence, worst
 from smcguide.posterior import Posterior
 from smcguide.records import Particles, StepInfo
@@ -52,9 +53,7 @@ def pooled(post: Posterior) -> Posterior:
     trace = {name: a.double().mean(0, keepdim=True) for name, a in post.trace.items()}
     trace["resampled"] = trace["resampled"] > 0
     about = {**post.settings, "pooled": S}
-    if S > 1:  # relative standard error of the mean of Z
-        Z = (post.log_z - post.log_z.max()).exp()
-        about["pooled_se"] = float(Z.std() / Z.mean() / S**0.5)
+    about["pooled_se"] = float(islands(post.log_z)[1])
     return Posterior(
         post.x.flatten(0, 1)[None], log_w, eves, weights.log_mean_exp(log_w),
         post.bound.mean(0, keepdim=True), trace, post.times, {}, post.evaluations,
