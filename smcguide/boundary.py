@@ -11,10 +11,12 @@ from torch import Tensor
 from smcguide.errors import InvalidInput
 from smcguide.grids import Grid
 from smcguide.kernels.base import Kernel
+from smcguide.moves.base import Move
 from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior, require_float
 from smcguide.proposals.base import Proposal
 from smcguide.resamplers.base import Resampler
+from smcguide.starts.base import Start
 
 _SMALLEST_START = 10.0  # sigma / alpha, where a grid does not begin at the noise end
 RECORDABLE = ("ancestors", "particles", "log_weights", "paths")
@@ -72,6 +74,11 @@ def check_run(
     for name, value in (("num_particles", num_particles), ("num_systems", num_systems)):
         if value is not None and (not isinstance(value, Integral) or value < 1):
             raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if num_particles % (length := getattr(model, "chain_length", 1)):
+        raise InvalidInput(
+            f"num_particles={num_particles} is no multiple of num_moves + 1 = {length}, the length of "
+            f"a waste-free chain: take {-(-num_particles // length) * length}, or change num_moves."
+        )
     own = model.num_systems
     if own is not None and num_systems not in (None, own):
         raise InvalidInput(
@@ -141,19 +148,32 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
             "not be NaN or -inf (+inf is allowed and means impossible)."
         )
     potential.check(cost)
+    if potential.needs_cost_gradient and not is_differentiable(cost, x):
+        raise InvalidInput(
+            f"{potential!r} follows the gradient of the cost {cost!r}, which cannot be differentiated. Use "
+            "potentials.Tweedie(), which needs cost values only."
+        )
     proposal.check(cost, potential)
     if proposal.is_guided:
-        _check_gradient(cost, x, proposal)
+        if proposal.needs_cost_gradient:
+            _check_gradient(cost, x, proposal, potential)
         _check_noise(model, proposal)
+    for name, base in (("move", Move), ("start", Start)):
+        if (part := model.parts.get(name)) is not None:
+            require(part, base, name)
+            part.check(potential, model.levels)
+            if part.needs_gradient:
+                _check_gradient(cost, x, part, potential)
 
 
-def _check_gradient(cost: Any, x: Tensor, proposal: Any) -> None:
-    remedy = (
-        f"{proposal!r} follows the gradient of the cost {cost!r}, which cannot be differentiated. Use "
-        "proposals.Bootstrap(), which needs cost values only, or write the cost in torch operations."
-    )
-    if not is_differentiable(cost, x):
-        raise InvalidInput(remedy)
+def _check_gradient(cost: Any, x: Tensor, part: Any, potential: Any) -> None:
+    blind = part.needs_gradient and not potential.has_gradient
+    what = f"potential {potential!r}" if blind else f"cost {cost!r}"
+    if blind or not is_differentiable(cost, x):
+        raise InvalidInput(
+            f"{part!r} follows the gradient of the {what}, which cannot be differentiated. Use "
+            "proposals.Bootstrap() or moves.PCN(), which need values only."
+        )
 
 
 def is_differentiable(cost: Any, x: Tensor) -> bool:

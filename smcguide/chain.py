@@ -12,9 +12,10 @@ import torch
 from torch import Generator, Tensor
 
 from smcguide.feynman_kac import FeynmanKac
+from smcguide.gaussian import Gaussian
 from smcguide.kernels.base import Kernel
 from smcguide.priors.base import Prior
-from smcguide.records import Gaussian, Level
+from smcguide.records import Level
 
 
 class BaseChain(FeynmanKac):

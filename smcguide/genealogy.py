@@ -123,7 +123,10 @@ class Genealogy:
         if missing > 0:
             more = max(size, missing)
             self._fields = {name: _longer(a, more) for name, a in self._fields.items()}
-            self._parent, self._children = _longer(self._parent, more), _longer(self._children, more)
+            self._parent, self._children = (
+                _longer(self._parent, more),
+                _longer(self._children, more),
+            )
             new = torch.arange(size, size + more, device=self._free.device)
             self._free = torch.cat([self._free, new])
         slots, self._free = self._free[:number], self._free[number:]

@@ -20,6 +20,7 @@ from smcguide.boundary import as_prior, blame, dry_run, resolve_times
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.draws import rehearse
 from smcguide.feynman_kac import Propagated
+from smcguide.gaussian import Gaussian
 from smcguide.grids import Grid
 from smcguide.kernels.base import Kernel
 from smcguide.lookahead import LookAhead
@@ -28,7 +29,6 @@ from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior
 from smcguide.problem import Problem
 from smcguide.proposals.base import Proposal
-from smcguide.records import Gaussian
 from smcguide.refresh import refresh
 from smcguide.rehearsal import Rehearsal
 from smcguide.starting import begin
@@ -109,9 +109,9 @@ class GuidedDiffusion(LookAhead):
         """What may be claimed of this model's results, from its parts; see `smcguide.exactness`."""
         return exactness.label(self.parts.values())
 
-    @property
-    def wants_gradient(self) -> bool:
-        return self.move is not None and self.move.needs_gradient
+    def wants_gradient(self, k: int) -> bool:
+        users = (self.move, self.start if k == 0 else None)
+        return any(part is not None and part.needs_gradient for part in users)
 
     def initial(self, shape: tuple[int, int], generator: Generator) -> Propagated:
         return self.conditional_initial(shape, generator, None)

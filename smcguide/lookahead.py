@@ -46,7 +46,7 @@ class LookAhead(BaseChain):
             self.evaluations["cost"] += x.shape[0] * x.shape[1]
             return {"x0_hat": x, "log_psi": -self.cost(x).double()}
         step = self._step(k, carry)
-        if self.proposal.needs_gradient or self.wants_gradient:
+        if self.proposal.needs_gradient or self.wants_gradient(k):
 
             def value(x: Tensor) -> tuple[Tensor, Any]:
                 look, memory = self._evaluate(x, step, self.potential)
@@ -59,9 +59,8 @@ class LookAhead(BaseChain):
             out = {"x0_hat": look.x0_hat, "log_psi": look.value}
         return out if memory is None else out | {"psi_memory": memory.detach()}
 
-    @property
-    def wants_gradient(self) -> bool:
-        """Whether somebody besides the proposal wants the gradient of the value."""
+    def wants_gradient(self, k: int) -> bool:
+        """Whether somebody besides the proposal wants the gradient of the value after k transitions."""
         return False
 
     def _step(self, k: int, carry: Carry) -> ChunkStep:

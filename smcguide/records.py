@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smcguide.gaussian import Gaussian as Gaussian
+
 
 @dataclass(frozen=True)
 class Level:
@@ -30,64 +32,6 @@ class Level:
         """(1 / V + alpha^2 / sigma^2)^-1, the variance of x_0 given x_t under a prior N(., V)."""
         precision = (self.alpha / self.sigma) ** 2 if self.sigma > 0 else math.inf
         return (1 / (1 / variance + precision)).clamp(max=1e12)
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """A Gaussian kernel N(mean, std^2) with independent coordinates.
-
-    Attributes:
-        mean: (S, N, *E).
-        std: a float, or a tensor that broadcasts against `mean`.
-        memory: (S, N, ...) what its author wants back with each particle at the next step, or None.
-    """
-
-    mean: Tensor
-    std: float | Tensor
-    memory: Tensor | None = None
-
-    @property
-    def is_dirac(self) -> bool:
-        """Whether the kernel has no noise at all (known without looking at a tensor)."""
-        return isinstance(self.std, float) and self.std == 0.0
-
-    def sample(self, z: Tensor) -> Tensor:
-        """mean + std z for standard normal z (S, N, *E)."""
-        return self.mean + self.std * z
-
-    def std_like(self, x: Tensor) -> Tensor:
-        """`std` as a tensor with the particles of x (S, N, *E) that broadcasts against it."""
-        if isinstance(self.std, Tensor):
-            return self.std.expand_as(x)
-        return x.new_full((*x.shape[:2], *[1] * (x.ndim - 2)), self.std)
-
-    def noise_of(self, x: Tensor, which: slice) -> Tensor:
-        """The z for which the particles `which` are sampled at x; 0 where there is no noise."""
-        std = self.std if isinstance(self.std, float) else self.std.expand_as(self.mean)[:, which]
-        return torch.zeros_like(x) if self.is_dirac else (x - self.mean[:, which]) / std
-
-    def log_ratio(self, proposal: "Gaussian", z: Tensor) -> Tensor:
-        """log self(x) - log proposal(x) at x = proposal.sample(z), shape (S, N), float64.
-
-        With r = std_q / std_p and d = (mean_q - mean_p) / std_p this is
-        sum [ (1 - r^2) z^2 / 2 - r d z - d^2 / 2 + log r ]: no difference of two large quadratics,
-        exact in float32 too, and exactly zero when the kernels agree.
-        """
-        if self.is_dirac:  # the model guides no deterministic step: both kernels are the same point
-            return torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
-        d = (proposal.mean - self.mean) / self.std
-        r = torch.as_tensor(proposal.std / self.std, dtype=z.dtype, device=z.device)
-        terms = (1 - r**2) / 2 * z**2 - d * (d / 2 + r * z) + torch.log(r)
-        return terms.flatten(2).sum(-1, dtype=torch.float64)
-
-    def kl(self, base: "Gaussian") -> Tensor:
-        """KL(self || base), |delta|^2 / (2 c^2) for equal standard deviations, shape (S, N)."""
-        if base.is_dirac:
-            return torch.zeros(self.mean.shape[:2], dtype=torch.float64, device=self.mean.device)
-        d = (self.mean - base.mean) / base.std
-        r = torch.as_tensor(self.std / base.std, dtype=d.dtype, device=d.device)
-        terms = (d**2 + r**2 - 1) / 2 - torch.log(r)
-        return terms.flatten(2).sum(-1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

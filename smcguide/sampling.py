@@ -22,6 +22,7 @@ from smcguide.moves.base import Move
 from smcguide.posterior import Posterior
 from smcguide.potentials.base import Potential
 from smcguide.potentials.inflated import InflatedGaussian
+from smcguide.potentials.krylov_laplace import KrylovLaplace
 from smcguide.potentials.tweedie import Tweedie
 from smcguide.priors.base import Prior
 from smcguide.proposals.base import Proposal
@@ -33,19 +34,24 @@ from smcguide.starts.base import Start
 from smcguide.triggers import Trigger
 
 
-def default_potential(cost: TerminalCost) -> Potential:
-    """InflatedGaussian where it can serve the cost, else Tweedie."""
+def default_potential(prior: Prior, cost: TerminalCost) -> Potential:
+    """InflatedGaussian where it can serve the cost, KrylovLaplace for other costs with a gradient, else
+    Tweedie."""
     try:
         InflatedGaussian().check(cost)
     except InvalidInput:
-        return Tweedie()
+        return KrylovLaplace() if _has_gradient(prior, cost) else Tweedie()
     return InflatedGaussian()
 
 
 def default_proposal(prior: Prior, cost: TerminalCost) -> Proposal:
     """DTM where the cost can be differentiated, else Bootstrap."""
+    return DTM() if _has_gradient(prior, cost) else Bootstrap()
+
+
+def _has_gradient(prior: Prior, cost: TerminalCost) -> bool:
     x = torch.zeros(cost.num_systems or 1, 1, *prior.event_shape, dtype=prior.dtype)
-    return DTM() if is_differentiable(cost, x.to(prior.device)) else Bootstrap()
+    return is_differentiable(cost, x.to(prior.device))
 
 
 def sample(
@@ -102,7 +108,7 @@ def sample(
     parts: dict[str, Any] = {
         "kernel": kernel or MatchedDDPM(),
         "times": karras(num_steps) if times is None else times,
-        "potential": potential or default_potential(cost),
+        "potential": potential or default_potential(prior, cost),
         "proposal": proposal or default_proposal(prior, cost),
     }
     check_selection(resampler, trigger)

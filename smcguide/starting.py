@@ -7,8 +7,9 @@ import torch
 from torch import Generator, Tensor
 
 from smcguide.feynman_kac import Propagated
+from smcguide.gaussian import Gaussian
 from smcguide.moves.base import Move
-from smcguide.records import Gaussian, Level
+from smcguide.records import Level
 from smcguide.refresh import attempt
 from smcguide.steps import chunks, join
 
@@ -20,7 +21,6 @@ class NoisiestLevel:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.t: Level = model.levels[0]
 
     def move(
         self, move: Move, x: Tensor, fields: Fields, strength: float, generator: Generator

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smcguide.gaussian import Gaussian
 from smcguide.proposals.base import Linearised
-from smcguide.records import Gaussian, Level, Look
+from smcguide.records import Level, Look
 from smcguide.schedules import Schedule
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import smcguide as sg
-from smcguide.records import Gaussian
+from smcguide.gaussian import Gaussian
 from smcguide.testing import z_test
 
 F64 = torch.float64

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import smcguide as sg
+from smcguide.gaussian import Gaussian
 from smcguide.potentials import InflatedGaussian, Terminal, Tweedie
 from smcguide.proposals import Bootstrap, Gradient, Proposal
 from smcguide.proposals.base import within_trust
-from smcguide.records import Gaussian
 from smcguide.schedules import VP, RectifiedFlow
 from smcguide.testing import ProposalSuite, brute_force, generator, seed, z_test
 from smcguide.testing.conformance.proposal import linear_gaussian_model

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from smcguide.records import Gaussian, Level, Look, Particles
+from smcguide.gaussian import Gaussian
+from smcguide.records import Level, Look, Particles
 from smcguide.rehearsal import Moments
 
 F64 = torch.float64
@@ -94,6 +95,67 @@ def test_kl_is_that_of_torch_distributions(case):
 def test_kl_of_diracs_is_zero():
     p = Gaussian(randn(*SHAPE), 0.0)
     assert torch.equal(p.kl(p), torch.zeros(2, 3, dtype=F64))
+
+
+# ---- kernels with other standard deviations along a basis ----------------------------------------
+
+
+def conditioned(seed=2, rank=3, std=0.4, dtype=F64):
+    """A kernel with a basis of `rank` columns over the 8 coordinates of SHAPE."""
+    basis = torch.linalg.qr(randn(8, rank, seed=seed + 20)).Q
+    along = positive(rank, seed=seed + 30)
+    mean = randn(*SHAPE, seed=seed)
+    return Gaussian(mean.to(dtype), std, None, basis.to(dtype), along.to(dtype))
+
+
+def dense(law):
+    """The same kernel with a dense covariance, on flat events."""
+    root = float(law.std) * torch.eye(8, dtype=F64)
+    if law.basis is not None:
+        root = root + law.basis @ torch.diag(law.along - law.std) @ law.basis.T
+    return MultivariateNormal(law.mean.flatten(2), root @ root)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 8])
+@pytest.mark.parametrize("std", [0.4, torch.tensor(0.4, dtype=F64)], ids=["float", "tensor"])
+def test_log_ratio_with_a_basis_is_the_difference_of_log_densities_A12(rank, std):
+    p, q, z = Gaussian(randn(*SHAPE, seed=1), 0.7), conditioned(rank=rank, std=std), randn(*SHAPE)
+    x = q.sample(z).flatten(2)
+    exact = dense(p).log_prob(x) - dense(q).log_prob(x)
+    ratio = p.log_ratio(q, z)
+    assert ratio.dtype == F64
+    torch.testing.assert_close(ratio, exact, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(q.kl(p), kl_divergence(dense(q), dense(p)), rtol=1e-10, atol=1e-10)
+
+
+def test_the_basis_shapes_the_sample():
+    """Covariance of S z is S S^T, and the noise behind a sample is found again."""
+    q, eye = conditioned(), torch.eye(8, dtype=F64).reshape(1, 8, 4, 2)
+    zero = Gaussian(torch.zeros_like(eye), q.std, None, q.basis, q.along)
+    S = zero.sample(eye)[0].flatten(1)
+    torch.testing.assert_close(S @ S.T, dense(q).covariance_matrix[0, 0], rtol=1e-10, atol=1e-10)
+    z = randn(*SHAPE, seed=5)
+    torch.testing.assert_close(q.noise_of(q.sample(z)[:, 1:2], slice(1, 2)), z[:, 1:2])
+
+
+def test_log_ratio_is_zero_where_the_basis_changes_nothing():
+    q = conditioned()
+    same = Gaussian(q.mean, 0.4, None, q.basis, torch.full_like(q.along, 0.4))
+    assert (Gaussian(q.mean, 0.4).log_ratio(same, randn(*SHAPE)) == 0).all()
+
+
+def test_log_ratio_with_a_basis_in_float32():
+    """A weight of float32 numbers agrees with the float64 one far from the origin."""
+    q, p = conditioned(dtype=torch.float32), Gaussian(1e3 + randn(*SHAPE, seed=1), 0.7)
+    q = Gaussian(p.mean.float() + 0.7 * q.mean, 0.4, None, q.basis, q.along)
+    z = randn(*SHAPE, dtype=torch.float32)
+    wide = Gaussian(q.mean.double(), 0.4, None, q.basis.double(), q.along.double())
+    exact = Gaussian(p.mean.float().double(), 0.7).log_ratio(wide, z.double())
+    got = Gaussian(p.mean.float(), 0.7).log_ratio(q, z)
+    torch.testing.assert_close(got, exact, rtol=1e-4, atol=1e-4)
+
+
+# ---- samples and populations ---------------------------------------------------------------------
 
 
 def test_sample_is_mean_plus_std_times_noise():

@@ -6,7 +6,8 @@ from typing import Self
 
 from torch import Tensor
 
-from smcguide.records import Gaussian, Level
+from smcguide.gaussian import Gaussian
+from smcguide.records import Level
 from smcguide.rehearsal import Rehearsal
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
+from smcguide.gaussian import Gaussian
 from smcguide.kernels.base import Kernel
-from smcguide.records import Gaussian, Level
+from smcguide.records import Level
 
 
 @dataclass(frozen=True)

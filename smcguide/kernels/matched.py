@@ -17,9 +17,10 @@ from typing import Self
 
 from torch import Tensor
 
+from smcguide.gaussian import Gaussian
 from smcguide.kernels.base import Kernel
 from smcguide.kernels.ddim import DDIM
-from smcguide.records import Gaussian, Level
+from smcguide.records import Level
 from smcguide.rehearsal import Rehearsal
 
 

@@ -5,7 +5,8 @@ Reference: Cotter, Roberts, Stuart, White, "MCMC methods for functions" (arXiv 1
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from smcguide.errors import InvalidInput
 from smcguide.moves.base import Move
@@ -17,6 +18,9 @@ class PCN(Move):
 
     Arguments:
         beta: size of the move in (0, 1]; 1 draws from the base kernel anew.
+
+    Raises:
+        InvalidInput: for beta outside its range.
     """
 
     beta: float = 0.5
@@ -28,3 +32,6 @@ class PCN(Move):
 
     def coefficients(self) -> tuple[float, float, float]:
         return math.sqrt(1 - self.beta**2), 0.0, self.beta
+
+    def resized(self, factor: float) -> Self:
+        return replace(self, beta=min(1.0, factor * self.beta))

@@ -31,6 +31,7 @@ class Potential(ABC):
         needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
         uses_cost: how many evaluations of the cost a value takes.
         needs_jacobian: whether a value uses `look.vjp`.
+        needs_cost_gradient: whether a value follows the gradient of the cost.
         has_gradient: False if autograd must not be asked for the derivative of a value.
         is_markov: False if a value depends on the particle's past through `look.memory`.
         num_draws: how many standard normal events per particle `look.noise` must hold.
@@ -42,6 +43,7 @@ class Potential(ABC):
     needs_rehearsal = False
     uses_cost = 1
     needs_jacobian = False
+    needs_cost_gradient = False
     has_gradient = True
     is_markov = True
     num_draws = 0

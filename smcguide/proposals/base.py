@@ -6,6 +6,7 @@ noise and divides the densities, so any proposal leaves the answer exact. It mus
 each particle's own past: sums over particles in a loss are fine, means and shared norms are not.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, Self
@@ -13,8 +14,9 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from smcguide.gaussian import Gaussian
 from smcguide.problem import Problem
-from smcguide.records import Gaussian, Level, Look
+from smcguide.records import Level, Look
 from smcguide.schedules import Schedule
 
 Linearised = tuple[Tensor, Callable[[Tensor], Tensor]]
@@ -78,12 +80,14 @@ class Proposal(ABC):
     Attributes:
         is_guided: False only if the proposal always returns the base kernel.
         needs_gradient: whether `look.grad` is wanted.
+        needs_cost_gradient: whether the cost must be one that autograd can follow.
         needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
         num_draws: how many standard normal events per particle `look.noise` must hold.
     """
 
     is_guided: bool = True
     needs_gradient: bool = False
+    needs_cost_gradient: bool = True
     needs_rehearsal: bool = False
     num_draws: int = 0
 
@@ -101,6 +105,8 @@ class Proposal(ABC):
 
 def within_trust(delta: Tensor, std: float | Tensor, radius: float) -> Tensor:
     """Shrink each particle's shift delta (S, N, *E) to |delta / std| <= radius."""
+    if radius == math.inf:
+        return delta
     norm = (delta / std).flatten(2).norm(dim=-1)
     factor = (radius / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
     return delta * factor.reshape(*factor.shape, *[1] * (delta.ndim - 2))

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from smcguide.gaussian import Gaussian
 from smcguide.proposals.base import Proposal, Step
-from smcguide.records import Gaussian, Look
+from smcguide.records import Look
 
 
 @dataclass(frozen=True)

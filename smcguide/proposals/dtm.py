@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
+from smcguide.gaussian import Gaussian
 from smcguide.problem import Problem
 from smcguide.proposals.base import Proposal, Step, within_trust
 from smcguide.proposals.descent import adam, sgd
 from smcguide.proposals.gauss_newton import gauss_newton, require_least_squares
 from smcguide.proposals.published import Published, StepProblem
-from smcguide.records import Gaussian, Look
+from smcguide.records import Look
 
 
 @dataclass(frozen=True)

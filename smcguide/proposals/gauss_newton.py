@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
+from smcguide.gaussian import Gaussian
 from smcguide.proposals.base import Step
-from smcguide.records import Gaussian, Look
+from smcguide.records import Look
 
 
 def require_least_squares(value: Any) -> None:

@@ -9,6 +9,7 @@ pytest.register_assert_rewrite("smcguide.testing.conformance")
 
 from smcguide.testing.conformance import (  # noqa: E402 - after the assertions are readable
     CostSuite,
+    MoveSuite,
     PotentialSuite,
     PriorSuite,
     ProposalSuite,
@@ -33,6 +34,7 @@ __all__ = [
     "CostSuite",
     "Evidence",
     "GaussianLaw",
+    "MoveSuite",
     "PotentialSuite",
     "PriorSuite",
     "ProposalSuite",

@@ -86,14 +86,22 @@ def gaussian_chain(
     if start == "marginal":
         law = GaussianLaw(T.alpha * mean, T.alpha**2 * covariance + T.sigma**2 * eye)
     for t, s in pairwise(levels):
-        noisy = t.alpha**2 * covariance + t.sigma**2 * eye
-        G = t.alpha * torch.linalg.solve(noisy, covariance)
-        b = mean - t.alpha * (G @ mean)
-        v = eta**2 * s.sigma**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2)
-        c = math.sqrt(max(0.0, s.sigma**2 - v)) / t.sigma
-        pull = s.alpha - c * t.alpha
-        law = law.affine(pull * G + c * eye, pull * b, v)
+        law = law.affine(*affine_step(mean, covariance, t, s, eta))
     return law
+
+
+def affine_step(
+    mean: Tensor, covariance: Tensor, t: Level, s: Level, eta: float = 1.0
+) -> tuple[Tensor, Tensor, float]:
+    """F (d, d), b (d,), v of the DDIM(eta) step x_s = F x_t + b + sqrt(v) z of N(mean, covariance)."""
+    eye = torch.eye(len(mean), dtype=mean.dtype)
+    noisy = t.alpha**2 * covariance + t.sigma**2 * eye
+    G = t.alpha * torch.linalg.solve(noisy, covariance)
+    b = mean - t.alpha * (G @ mean)
+    v = eta**2 * s.sigma**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2)
+    c = math.sqrt(max(0.0, s.sigma**2 - v)) / t.sigma
+    pull = s.alpha - c * t.alpha
+    return pull * G + c * eye, pull * b, v
 
 
 @dataclass(frozen=True)

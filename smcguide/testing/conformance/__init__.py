@@ -11,6 +11,7 @@ The complete test of a new resampler:
 
 from smcguide.testing.conformance.base import Suite
 from smcguide.testing.conformance.cost import CostSuite
+from smcguide.testing.conformance.move import MoveSuite
 from smcguide.testing.conformance.potential import PotentialSuite
 from smcguide.testing.conformance.prior import PriorSuite
 from smcguide.testing.conformance.proposal import ProposalSuite
@@ -18,6 +19,7 @@ from smcguide.testing.conformance.resampler import ResamplerSuite
 
 __all__ = [
     "CostSuite",
+    "MoveSuite",
     "PotentialSuite",
     "PriorSuite",
     "ProposalSuite",

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from smcguide.costs.gaussian import LinearGaussian
 from smcguide.engine import run
+from smcguide.gaussian import Gaussian
 from smcguide.guided import GuidedDiffusion
 from smcguide.kernels.ddim import DDIM
 from smcguide.potentials.base import Potential
@@ -16,7 +17,6 @@ from smcguide.potentials.inflated import InflatedGaussian
 from smcguide.potentials.terminal import Terminal
 from smcguide.priors.mixture import GaussianMixture
 from smcguide.proposals.base import Proposal
-from smcguide.records import Gaussian
 from smcguide.testing.conformance.base import Suite, assert_same, normal, rounding
 from smcguide.testing.oracles import GaussianLaw, gaussian_chain
 from smcguide.testing.statistics import generator, seed, z_test
@@ -193,4 +193,8 @@ def _kernels(model: GuidedDiffusion) -> list[tuple[Gaussian, Gaussian, Tensor]]:
 
 def _log_density(law: Gaussian, x: Tensor) -> Tensor:
     std = torch.as_tensor(law.std, dtype=x.dtype, device=x.device)
-    return Normal(law.mean, std).log_prob(x).flatten(2).sum(-1)
+    if law.basis is None or law.along is None:
+        return Normal(law.mean, std).log_prob(x).flatten(2).sum(-1)
+    root = torch.diag(std.expand(len(law.basis)))
+    root = root + (law.basis * (law.along - std)) @ law.basis.mT
+    return MultivariateNormal(law.mean.flatten(2), root @ root).log_prob(x.flatten(2))

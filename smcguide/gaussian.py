@@ -1,0 +1,98 @@
+r"""Gaussian kernels: the steps of the base chain, and what replaces them.
+
+    x = m + S z,     S = std I + B diag(along - std) B^T
+
+`std` is one number or independent coordinates. A kernel conditioned on a linear measurement has other
+standard deviations, `along`, in the measured directions, the orthonormal columns B.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian kernel N(mean, S^2).
+
+    Attributes:
+        mean: (S, N, *E).
+        std: a float, or a tensor that broadcasts against `mean`; one number if there is a basis.
+        memory: (S, N, ...) what its author wants back with each particle at the next step, or None.
+        basis: (d, r) orthonormal columns over flattened events, in the dtype of `mean`, or None.
+        along: (r,) standard deviations along the columns, where there is a basis.
+    """
+
+    mean: Tensor
+    std: float | Tensor
+    memory: Tensor | None = None
+    basis: Tensor | None = None
+    along: Tensor | None = None
+
+    @property
+    def is_dirac(self) -> bool:
+        """Whether the kernel has no noise at all (known without looking at a tensor)."""
+        return isinstance(self.std, float) and self.std == 0.0
+
+    def sample(self, z: Tensor) -> Tensor:
+        """mean + S z for standard normal z (S, N, *E)."""
+        x = self.mean + self.std * z
+        if self.basis is None or self.along is None:
+            return x
+        return x + _spread(self.basis, self.along - self.std, z)
+
+    def std_like(self, x: Tensor) -> Tensor:
+        """`std` as a tensor with the particles of x (S, N, *E) that broadcasts against it."""
+        if isinstance(self.std, Tensor):
+            return self.std.expand_as(x)
+        return x.new_full((*x.shape[:2], *[1] * (x.ndim - 2)), self.std)
+
+    def noise_of(self, x: Tensor, which: slice) -> Tensor:
+        """The z for which the particles `which` are sampled at x; 0 where there is no noise."""
+        if self.is_dirac:
+            return torch.zeros_like(x)
+        std = self.std if isinstance(self.std, float) else self.std.expand_as(self.mean)[:, which]
+        gap = x - self.mean[:, which]
+        if self.basis is None or self.along is None:
+            return gap / std
+        return gap / self.std + _spread(self.basis, 1 / self.along - 1 / self.std, gap)
+
+    def log_ratio(self, proposal: "Gaussian", z: Tensor) -> Tensor:
+        """log self(x) - log proposal(x) at x = proposal.sample(z), shape (S, N), float64.
+
+        With r = std_q / std_p and d = (mean_q - mean_p) / std_p this is
+        sum [ (1 - r^2) z^2 / 2 - r d z - d^2 / 2 + log r ]: no difference of two large quadratics,
+        exact in float32 too, and exactly zero when the kernels agree. Where the proposal has a basis,
+        self has one std for all directions, and B^T z, B^T d get the difference of two such sums.
+        """
+        if self.is_dirac:  # the model guides no deterministic step: both kernels are the same point
+            return torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
+        d = (proposal.mean - self.mean) / self.std
+        r = torch.as_tensor(proposal.std / self.std, dtype=z.dtype, device=z.device)
+        terms = (1 - r**2) / 2 * z**2 - d * (d / 2 + r * z) + torch.log(r)
+        total = terms.flatten(2).sum(-1, dtype=torch.float64)
+        if proposal.basis is None or proposal.along is None:
+            return total
+        z, d = z.flatten(2) @ proposal.basis, d.flatten(2) @ proposal.basis
+        a = proposal.along / self.std
+        terms = (r**2 - a**2) / 2 * z**2 + (r - a) * d * z + torch.log(a / r)
+        return total + terms.sum(-1, dtype=torch.float64)
+
+    def kl(self, base: "Gaussian") -> Tensor:
+        """KL(self || base), |delta|^2 / (2 c^2) for equal standard deviations, shape (S, N)."""
+        if base.is_dirac:
+            return torch.zeros(self.mean.shape[:2], dtype=torch.float64, device=self.mean.device)
+        d = (self.mean - base.mean) / base.std
+        r = torch.as_tensor(self.std / base.std, dtype=d.dtype, device=d.device)
+        terms = (d**2 + r**2 - 1) / 2 - torch.log(r)
+        total = terms.flatten(2).sum(-1, dtype=torch.float64)
+        if self.along is None:
+            return total
+        a = self.along / base.std
+        return total + ((a**2 - r**2) / 2 - torch.log(a / r)).sum(dtype=torch.float64)
+
+
+def _spread(basis: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+    """B diag(factor) B^T x for x (S, N, *E)."""
+    return ((x.flatten(2) @ basis * factor) @ basis.mT).reshape(x.shape)

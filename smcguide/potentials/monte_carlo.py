@@ -1,0 +1,79 @@
+r"""T4: exp(-C) averaged over a Gaussian around the denoiser's estimate, for any cost:
+
+    psi_t(x_t) = (1/J) sum_j exp(-C(D + r_t xi_j)),     xi_j ~ N(0, I)
+
+where `Tweedie` takes x_0 to be known. r_t^2 is what the denoiser usually leaves unknown, measured on
+draws of the prior; variance = 1 is the sigma^2 / (alpha^2 + sigma^2) of LGD-MC. The draws belong to the
+particle: psi_t is a function of (x_t, xi), and what entered a weight is divided out again, so any J is
+exact. With a sharp cost the best draw is nearly alone in the mean, and more of them help slowly.
+
+Reference: Song et al., "Loss-guided diffusion models for plug-and-play controllable generation"
+(ICML 2023); its gradient is this value's.
+"""
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from smcguide import weights
+from smcguide.errors import InvalidInput
+from smcguide.potentials.base import Potential
+from smcguide.problem import Problem
+from smcguide.records import Level, Look
+from smcguide.rehearsal import Rehearsal
+
+
+@dataclass(frozen=True)
+class MonteCarlo(Potential):
+    """The mean of exp(-C) over draws around the denoised estimate.
+
+    Arguments:
+        num_draws: J, also the number of evaluations of the cost.
+        variance: of the prior's coordinates: r_t^2 = (1 / variance + alpha^2 / sigma^2)^-1; None to
+            measure r_t^2 on draws of the prior.
+
+    Raises:
+        InvalidInput: for num_draws below 1, variance not positive, a prior of which nothing is known.
+    """
+
+    num_draws: int = 4
+    variance: float | None = None
+    _rehearsal: Rehearsal | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.num_draws < 1 or not (self.variance is None or self.variance > 0):
+            raise InvalidInput(f"{self!r}: num_draws must be at least 1, variance positive or None.")
+
+    @property
+    def needs_rehearsal(self) -> bool:  # type: ignore[override]
+        return self.variance is None
+
+    @property
+    def uses_cost(self) -> int:  # type: ignore[override]
+        return self.num_draws
+
+    def bind(self, problem: Problem) -> Self:
+        if self.variance is None and problem.rehearsal is None:
+            raise InvalidInput("MonteCarlo(): the prior is unknown; give variance=.")
+        bound = super().bind(problem)
+        object.__setattr__(bound, "_rehearsal", problem.rehearsal)
+        return bound
+
+    def log_value(self, look: Look) -> Tensor:
+        if look.noise is None:
+            raise InvalidInput(f"{self!r} needs a look with random numbers.")
+        xi = look.noise[:, :, : self.num_draws]  # a proposal may have asked for more
+        x0 = look.x0_hat[:, :, None] + self._unknown(look.t) ** 0.5 * xi
+        values = -self.cost(x0.flatten(1, 2)).double()
+        return weights.log_mean_exp(values.unflatten(1, xi.shape[1:3]))
+
+    def _unknown(self, t: Level) -> float:
+        """r_t^2; no denoiser need be further off than x_t / alpha is."""
+        if self.variance is not None:
+            return float(t.prior_width(torch.tensor(self.variance, dtype=torch.float64)))
+        if self._rehearsal is None:
+            raise InvalidInput(f"{self!r} is not bound to a prior.")
+        measured = self._rehearsal.interpolate(self._rehearsal.residual_variance, t)
+        return min(float(measured), t.ratio**2)
