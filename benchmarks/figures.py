@@ -23,7 +23,7 @@ rehearsal of the prior is the same for all and not counted.
 * SW: sliced Wasserstein distance between as many draws as the reference has particles and exact
   samples, over that between two sets of exact samples (1 is perfect).
 * Forward, backward: passes per particle and step. s: seconds for all systems and runs.
-* `n/a`: does not apply. `-`: has no evidence."""
+* `-`: has no evidence."""
 COLUMNS = [
     "method", "N", "bias", "spread", "Z ratio", "CV", "SW", "ESS/N", "forward", "backward", "NFE", "s",
 ]  # fmt: skip
@@ -46,10 +46,7 @@ def _line(cells: list[str]) -> str:
 def table(rows: list[Row]) -> str:
     """The rows of one problem in Markdown."""
     lines = [_line(COLUMNS), "|" + "---|" * len(COLUMNS)]
-    for r in rows:
-        if "N" not in r:
-            lines.append(_line([r["method"], "n/a"] + [""] * (len(COLUMNS) - 2)))
-            continue
+    for r in (r for r in rows if "N" in r):
         ratio = number(r["ratio"], "+.3f")
         ratio += "" if ratio == "-" else f" ± {number(r['ratio_se'], '.3f')}"
         lines.append(
@@ -59,6 +56,9 @@ def table(rows: list[Row]) -> str:
                 number(r["backward"]), number(r["budget"]), number(r["seconds"], ".1f"),
             ])
         )  # fmt: skip
+    for said, failed in (("Does not apply", False), ("All particles lost", True)):
+        names = [r["method"] for r in rows if "N" not in r and r.get("failed", False) is failed]
+        lines += ["", f"{said}: {', '.join(names)}."] if names else []
     return "\n".join(lines)
 
 

@@ -10,6 +10,8 @@ and puts tables and figures into docs/benchmarks.md; parts can be measured apart
 
 import argparse
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +31,101 @@ def parts(**kwargs: Any) -> Method:
     return lambda prior, cost, num_steps: kwargs
 
 
+def preset(name: str, **kwargs: Any) -> Method:
+    """A published particle method."""
+    return lambda prior, cost, num_steps: getattr(sg.presets, name)(num_steps=num_steps, **kwargs)
+
+
+def published(name: str, **kwargs: Any) -> Method:
+    """A guidance method as published: the draws without their weights."""
+
+    def method(prior: Any, cost: Any, num_steps: int) -> Any:
+        recipe = getattr(sg.presets, name)(num_steps=num_steps, **kwargs)
+
+        def run(num_particles: int, num_systems: int | None, seed: int) -> sg.Posterior:
+            post = sg.sample(
+                prior, cost, num_particles=num_particles, num_systems=num_systems, seed=seed,
+                progress=False, **recipe,
+            )  # fmt: skip
+            return post.unweighted()
+
+        return run
+
+    return method
+
+
+def in_pairs(**kwargs: Any) -> Method:
+    """A choice of parts that needs an even number of particles."""
+
+    def method(prior: Any, cost: Any, num_steps: int) -> Any:
+        def run(num_particles: int, num_systems: int | None, seed: int) -> sg.Posterior:
+            return sg.sample(
+                prior, cost, num_particles=num_particles // 2 * 2, num_systems=num_systems,
+                num_steps=num_steps, seed=seed, progress=False, **kwargs,
+            )  # fmt: skip
+
+        return run
+
+    return method
+
+
+GUIDED = P.Gradient(trust=2.0)
+PCN = sg.moves.PCN(beta=0.7, num_moves=1)
 METHODS: dict[str, Method] = {
     "default": parts(),
     # proposals, with the default potential of the cost
     "Bootstrap": parts(proposal=P.Bootstrap()),
-    "Gradient": parts(proposal=P.Gradient()),
-    "Gradient, trust 2": parts(proposal=P.Gradient(trust=2.0)),
+    "Gradient, trust 2": parts(proposal=GUIDED),
     "DTM": parts(proposal=P.DTM()),
     "DTM, 3 iterations": parts(proposal=P.DTM(num_iters=3)),
     "DTM, Gauss-Newton": parts(proposal=P.DTM(solver="gauss_newton")),
-    # potentials
-    "Bootstrap, Terminal": parts(proposal=P.Bootstrap(), potential=Q.Terminal()),
-    "Bootstrap, Tweedie": parts(proposal=P.Bootstrap(), potential=Q.Tweedie()),
-    "Gradient, Tweedie": parts(proposal=P.Gradient(trust=2.0), potential=Q.Tweedie()),
-    "Gradient, Tweedie 1": parts(proposal=P.Gradient(trust=2.0), potential=Q.Tweedie(1.0)),
-    "DTM, Tweedie": parts(proposal=P.DTM(), potential=Q.Tweedie()),
-    "DTM, Terminal": parts(proposal=P.DTM(guide=Q.Tweedie()), potential=Q.Terminal()),
-    "DTM, PiGDM width": parts(proposal=P.DTM(), potential=Q.InflatedGaussian(1.0)),
+    # potentials, with that gradient where they have one
+    "Terminal, Bootstrap": parts(potential=Q.Terminal(), proposal=P.Bootstrap()),
+    "Tweedie": parts(potential=Q.Tweedie(), proposal=GUIDED),
+    "Tweedie, Bootstrap": parts(potential=Q.Tweedie(), proposal=P.Bootstrap()),
+    "Tweedie, adaptive": parts(
+        potential=Q.Tempered(Q.Tweedie(1.0), Q.Adaptive(0.9)), proposal=P.Bootstrap()
+    ),
+    "Inflated, PiGDM width": parts(potential=Q.InflatedGaussian(1.0), proposal=GUIDED),
+    "MomentMatched": parts(potential=Q.MomentMatched(), proposal=GUIDED),
+    "MomentMatched, CG": parts(potential=Q.MomentMatched("cg"), proposal=GUIDED),
+    "MomentMatched, diagonal": parts(potential=Q.MomentMatched("diagonal"), proposal=GUIDED),
+    "MonteCarlo": parts(potential=Q.MonteCarlo(8), proposal=P.Bootstrap()),
+    "Lookahead": parts(potential=Q.Lookahead(2), proposal=P.Bootstrap()),
+    "KrylovLaplace": parts(potential=Q.KrylovLaplace(), proposal=GUIDED),
+    "KrylovLaplace, Bootstrap": parts(potential=Q.KrylovLaplace(), proposal=P.Bootstrap()),
+    "KrylovLaplace, ESS 0.9": parts(
+        potential=Q.KrylovLaplace(), proposal=GUIDED, trigger=sg.triggers.ess_below(0.9)
+    ),
+    # moves, starts, candidates, with the default potential and that gradient
+    "pCN moves": parts(proposal=GUIDED, move=PCN),
+    "waste-free": in_pairs(proposal=GUIDED, move=replace(PCN, waste_free=True)),
+    "tempered start": parts(proposal=GUIDED, start=sg.starts.TemperedStart(PCN)),
+    "4 candidates": parts(proposal=GUIDED, wrap=partial(sg.Candidates, num=4)),
+    # published particle methods
+    "TDS": preset("tds"),
+    "FK steering, difference": preset("fk_steering", mode="difference"),
+    "FK steering, max": preset("fk_steering", mode="max"),
+    "FK steering, sum": preset("fk_steering", mode="sum"),
+    "MCGdiff": preset("mcgdiff"),
+    "Zhao": preset("zhao"),
+    "DDSMC": preset("ddsmc"),
+    "SVDD": published("svdd"),
+    # guidance as published, unweighted
+    "DPS": published("dps"),
+    "PiGDM": published("pigdm"),
+    "TMPD": published("tmpd"),
+    "MMPS": published("mmps"),
+    "LGD-MC": published("lgd_mc"),
+    "FreeDoM": published("freedom"),
+    "Universal Guidance": published("universal_guidance"),
+    "MPGD": published("mpgd"),
+    "Dreamguider": published("dreamguider"),
+    "DDNM": published("ddnm"),
+    "DDRM": published("ddrm"),
+    "DiffPIR": published("diffpir"),
+    "RED-diff": published("red_diff"),
+    "NDTM": published("ndtm", clip=None),
 }
 
 
@@ -61,6 +141,8 @@ def row(name: str, method: str, problems: list[Problem], scale: float) -> Row:
         return about | measure(problems, METHODS[method], scale)
     except sg.InvalidInput as error:
         return about | {"reason": str(error)}
+    except sg.DegenerateWeights as error:
+        return about | {"reason": str(error), "failed": True}
 
 
 def ordered(rows: list[Row]) -> list[Row]:

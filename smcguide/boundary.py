@@ -115,8 +115,7 @@ def require(part: Any, kind: type, name: str) -> None:
     if not isinstance(part, kind):
         hint = f"; write {part.__name__}()" if isinstance(part, type) else ""
         raise InvalidInput(
-            f"{name}: got {part!r}, expected an object of smcguide.{name}s derived from "
-            f"{kind.__name__}{hint}."
+            f"{name}: got {part!r}, expected an object of smcguide.{name}s ({kind.__name__}){hint}."
         )
 
 
@@ -148,31 +147,26 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
             "not be NaN or -inf (+inf is allowed and means impossible)."
         )
     potential.check(cost)
-    if potential.needs_cost_gradient and not is_differentiable(cost, x):
-        raise InvalidInput(
-            f"{potential!r} follows the gradient of the cost {cost!r}, which cannot be differentiated. Use "
-            "potentials.Tweedie(), which needs cost values only."
-        )
+    _check_gradient(cost, x, potential, potential)
     proposal.check(cost, potential)
     if proposal.is_guided:
-        if proposal.needs_cost_gradient:
-            _check_gradient(cost, x, proposal, potential)
+        _check_gradient(cost, x, proposal, potential)
         _check_noise(model, proposal)
     for name, base in (("move", Move), ("start", Start)):
         if (part := model.parts.get(name)) is not None:
             require(part, base, name)
             part.check(potential, model.levels)
-            if part.needs_gradient:
-                _check_gradient(cost, x, part, potential)
+            _check_gradient(cost, x, part, potential)
 
 
 def _check_gradient(cost: Any, x: Tensor, part: Any, potential: Any) -> None:
-    blind = part.needs_gradient and not potential.has_gradient
-    what = f"potential {potential!r}" if blind else f"cost {cost!r}"
-    if blind or not is_differentiable(cost, x):
+    wants = getattr(part, "needs_gradient", False)  # the value's, and by default the cost's
+    blind = wants and not potential.has_gradient
+    if blind or (getattr(part, "needs_cost_gradient", wants) and not is_differentiable(cost, x)):
         raise InvalidInput(
-            f"{part!r} follows the gradient of the {what}, which cannot be differentiated. Use "
-            "proposals.Bootstrap() or moves.PCN(), which need values only."
+            f"{part!r} follows the gradient of the {'potential' if blind else 'cost'} "
+            f"{potential if blind else cost!r}, which cannot be differentiated. Use potentials."
+            "Tweedie(), proposals.Bootstrap() or moves.PCN(), which need values only."
         )
 
 

@@ -32,8 +32,9 @@ def collect(
     log_z, carry = trace[-1].log_evidence, particles.carry
     if not has_evidence(about["settings"].get("exactness", EXACT)):
         log_z = torch.full_like(log_z, math.nan)
+        rows["log_evidence"] = torch.full_like(rows["log_evidence"], math.nan)
     bound = torch.full_like(log_z, math.nan)
-    if "path_kl" in carry:
+    if "path_kl" in carry and "acceptance" not in carry:  # moves leave the path that was paid for
         elbow = (carry["log_psi"] - carry["path_kl"]).mean(1)
         bound = torch.where(rows["resampled"].any(1), bound, elbow)
     times = torch.tensor([info.time for info in trace], dtype=torch.float64)
@@ -50,7 +51,7 @@ def pooled(post: Posterior) -> Posterior:
     within = post.log_w - weights.log_mean_exp(post.log_w)[:, None]
     log_w = (post.log_z[:, None] + within).reshape(1, -1)
     eves = (post.eves + N * torch.arange(S, device=post.eves.device)[:, None]).reshape(1, -1)
-    trace = {name: a.double().mean(0, keepdim=True) for name, a in post.trace.items()}
+    trace = {name: a.double().nanmean(0, keepdim=True) for name, a in post.trace.items()}
     trace["resampled"] = trace["resampled"] > 0
     about = {**post.settings, "pooled": S}
     about["pooled_se"] = float(islands(post.log_z)[1])
@@ -64,9 +65,10 @@ def pooled(post: Posterior) -> Posterior:
 def unweighted(post: Posterior) -> Posterior:
     """The same particles with equal weights: biased, and without evidence."""
     settings = {**post.settings, "exactness": worst([post.exactness, BIASED])}
+    hidden = torch.full_like(post.trace["log_evidence"], math.nan)
     return replace(
         post, log_w=torch.zeros_like(post.log_w), log_z=torch.full_like(post.log_z, math.nan),
-        settings=settings,
+        trace={**post.trace, "log_evidence": hidden}, settings=settings,
     )  # fmt: skip
 
 

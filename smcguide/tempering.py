@@ -2,10 +2,11 @@ r"""Adaptive strengths: the largest l in [0, 1] for which the step's conditional
 
     log v(l) = log g + (l - 1) log psi_s,     CESS(l) = N (sum W v)^2 / sum W v^2 = rho N
 
-one l per system. CESS rises and falls: at l = 0 a step only takes back what the last strength gave, near
-that strength it changes least. So a grid is searched from above, then a bisection; where no l will do,
-the best one is taken. The choice looks at the whole population: the evidence is consistent but not
-unbiased. `freeze` replays the recorded strengths, and is exact again.
+one l per system. CESS rises and then falls: at l = 0 a step takes back what the last strength gave,
+near that strength it changes least. Its top is where the means of log psi_s under W v and under W v^2
+agree; the l looked for lies above it, and is the top itself where CESS stays below rho N. The choice
+looks at the whole population: the evidence is consistent but not unbiased. `freeze` replays the recorded
+strengths, and is exact again.
 
 References: Jasra et al. (2011); Zhou, Johansen, Aston (arXiv 1303.3123).
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 from smcguide import weights
 from smcguide.feynman_kac import Propagated
 
-_GRID, _HALVINGS = 32, 30
+_HALVINGS = 30
 
 
 def temper(model: Any, k: int, log_w: Tensor, moved: Propagated) -> Propagated:
@@ -42,7 +43,17 @@ def temper(model: Any, k: int, log_w: Tensor, moved: Propagated) -> Propagated:
     def log_v(strength: Tensor) -> Tensor:
         return moved.log_g + (strength[:, None] - 1) * value
 
-    strength = _largest(lambda a: weights.cess(log_w, log_v(a)) / log_w.shape[1] - rho, log_w[:, 0])
+    def enough(strength: Tensor) -> Tensor:
+        return weights.cess(log_w, log_v(strength)) >= rho * log_w.shape[1]
+
+    def rising(strength: Tensor) -> Tensor:
+        tilted = log_w + log_v(strength)
+        twice = tilted + log_v(strength)
+        return weights.mean(value, tilted) > weights.mean(value, twice)
+
+    one = torch.ones_like(log_w[:, 0])
+    top = _last(rising, torch.zeros_like(one), one)
+    strength = torch.where(enough(one), one, _last(enough, top, one))
     carry = dict(moved.carry)
     carry["strength"] = strength[:, None].expand_as(value).contiguous()
     carry["log_psi"] = carry["strength"] * value
@@ -52,15 +63,10 @@ def temper(model: Any, k: int, log_w: Tensor, moved: Propagated) -> Propagated:
     return replace(moved, log_g=log_v(strength), carry=carry)
 
 
-def _largest(excess: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """The largest l in [0, 1] with excess(l) >= 0, or the l of the largest excess, (S,) each."""
-    grid = torch.linspace(1, 0, _GRID + 1, dtype=like.dtype, device=like.device)
-    found = torch.stack([excess(strength.expand_as(like)) for strength in grid])
-    good = found >= 0
-    first = torch.where(good.any(0), good.int().argmax(0), found.argmax(0))
-    low, high = grid[first], grid[(first - 1).clamp(min=0)]
+def _last(holds: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Where a condition ends that holds from `low` on, if it does, and not at `high`; (S,) each."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        fine = excess(middle) >= 0
-        low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
+        good = holds(middle)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
     return low

@@ -411,12 +411,15 @@ def test_quantile_levels_lie_between_zero_and_one(q: Any, prior: Watched) -> Non
 
 def test_a_cost_without_gradient_works_where_none_is_asked_for(prior: Watched) -> None:
     numbers = [
-        run(prior, cost, num_particles=64, proposal=Bootstrap(), seed=3).log_evidence
+        run(
+            prior, cost, num_particles=64, proposal=Bootstrap(), potential=Tweedie(), seed=3
+        ).log_evidence
         for cost in (square, by_numpy, detached)
     ]
     assert numbers[0] == numbers[1] == numbers[2]
     chosen = run(prior, by_numpy, num_particles=64, seed=3)
     assert chosen.settings["proposal"] == "Bootstrap()"
+    assert chosen.settings["potential"].startswith("Tweedie")
     assert chosen.log_evidence == numbers[0]
 
 

@@ -32,7 +32,18 @@ PROPOSALS = {
     "dtm, own guide": P.DTM(guide=Q.Tweedie(0.3)),
     "dtm, published": P.DTM(objective=P.Published(gamma=1.0), num_iters=2, learning_rate=0.05),
 }
+
+
+@dataclass(frozen=True)
+class Tilt(Q.Potential):
+    """Pulls far from where the cost wants the particles: wrong bookkeeping shows."""
+
+    def log_value(self, look):
+        return 0.5 * look.x.sum(-1).double()
+
+
 POTENTIALS = {
+    "tilt": Tilt(),
     "inflated": Q.InflatedGaussian(),
     "tweedie": Q.Tweedie(),
     "terminal": Q.Terminal(),

@@ -585,7 +585,7 @@ def test_a_guide_without_gradient_is_refused():
         (lambda p: p.StaticControl(weight=-1.0), "nonnegative"),
         (lambda p: p.Combined((p.Bootstrap(),)), "at least two proposals"),
         (lambda p: p.PerResidual(math.nan), "strength must be"),
-        (lambda p: kernels.Renoise(1.5), r"share must be in \[0, 1\]"),
+        (lambda p: sg.kernels.Renoise(1.5), r"share must be in \[0, 1\]"),
     ],
 )
 def test_settings_without_meaning_are_refused(make, message):

@@ -16,6 +16,7 @@ from smcguide.exactness import EXACT, LIMIT
 from smcguide.kernels import Kernel
 from smcguide.moves import MALA, PCN, PCNL, Move, Restart
 from smcguide.potentials import InflatedGaussian, Potential, Terminal
+from smcguide.potentials.tempered import Adaptive, Tempered
 from smcguide.records import Gaussian, Particles
 from smcguide.testing import GaussianLaw, MoveSuite, gaussian_chain, generator, z_test
 from smcguide.testing.conformance.move import InvariantLaw, moving_model
@@ -314,6 +315,20 @@ class Remembering(Potential):
 def test_values_with_a_past_and_random_numbers_of_their_own_move_too(move) -> None:
     model = moving_model(move, Remembering())
     z_test(ratios(model)[0], 1.0, ceiling=0.03)
+
+
+def test_a_strength_that_was_chosen_holds_while_particles_move() -> None:
+    potential = Tempered(InflatedGaussian(), Adaptive(0.999))
+    model = moving_model(MALA(0.9, every_step=True), potential)
+    source = generator("chosen")
+    first = model.initial((2, 50), source)
+    first = model.adapt(0, torch.zeros_like(first.log_g), first)
+    moved = model.adapt(1, first.log_g, model.step(0, first.x, first.carry, source))
+    x, carry = model.refresh(1, moved.x, moved.carry, None, source)
+    assert model.exactness == LIMIT and float(carry["strength"].max()) < 1
+    assert not torch.equal(x, moved.x)
+    for name, a in model.look_ahead(1, x, carry).items():
+        torch.testing.assert_close(carry[name], a, rtol=0, atol=1e-12)
 
 
 # ---- who moved -------------------------------------------------------------------------------------

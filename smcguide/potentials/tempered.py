@@ -23,7 +23,11 @@ from smcguide.records import Level, Look
 
 @dataclass(frozen=True)
 class Adaptive:
-    """The largest strength up to 1 for which the conditional ESS stays at `cess` N, cess in (0, 1)."""
+    """The largest strength up to 1 for which the conditional ESS stays at `cess` N, cess in (0, 1).
+
+    Meant for unguided proposals: a guided one evens out the weights of a step, and an over-confident
+    value passes unnoticed.
+    """
 
     cess: float = 0.9
 
@@ -79,6 +83,10 @@ class Tempered(Potential):
     @property
     def needs_jacobian(self) -> bool:  # type: ignore[override]
         return self.inner.needs_jacobian
+
+    @property
+    def needs_cost_gradient(self) -> bool:  # type: ignore[override]
+        return self.inner.needs_cost_gradient
 
     @property
     def has_gradient(self) -> bool:  # type: ignore[override]

@@ -22,7 +22,7 @@ from scipy import stats
 from torch import Tensor
 
 FALSE_ALARM_RATE = 1e-5  # of a whole run of the suite
-NUM_ASSERTIONS = 400  # statistical assertions that share it, generously counted
+NUM_ASSERTIONS = 2000  # statistical assertions that share it, generously counted
 SEED_VARIABLE = "SMCGUIDE_TEST_SEED"
 
 _FEWEST = 100  # estimates for a mean to be near normal
