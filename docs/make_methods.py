@@ -4,6 +4,8 @@ claimed of it. Nothing in the table is typed by hand; labels and evaluations are
     python docs/make_methods.py [--check]
 """
 
+# ruff: noqa: E501, RUF001
+
 import argparse
 import inspect
 import re
@@ -66,8 +68,8 @@ def needs(parts: dict[str, Any]) -> tuple[str, Any]:
         except sg.InvalidInput:
             continue
         if post.evaluations.get("network_backward", 0):
-            what = what.replace("cost gradient", "gradient") + " through the network"
-        return what, post
+            what = what.replace("cost gradient, ", "") + ", gradient through the network"
+        return what.removeprefix("cost gradient, "), post
     raise AssertionError(f"no cost suits {parts}")
 
 
@@ -75,12 +77,14 @@ def short(part: Any) -> str:
     """A part's class, with what was said of it beyond the defaults."""
     if part is None:
         return "default"
+    if isinstance(part, tuple):
+        return " then ".join(short(p) for p in part)
     if isinstance(part, partial):
         said = ", ".join(f"{k}={v!r}" for k, v in part.keywords.items())
         return f"{part.func.__name__}({said})"
     fields = getattr(part, "__dataclass_fields__", {})
     said = [
-        f"{n}={short(v) if hasattr(v, '__dataclass_fields__') else repr(v)}"
+        f"{n}={short(v) if isinstance(v, tuple) or hasattr(v, '__dataclass_fields__') else repr(v)}"
         for n, f in fields.items()
         if f.init and f.repr and (v := getattr(part, n)) is not f.default and v != f.default
     ]
@@ -111,8 +115,9 @@ def per_step(post: Any) -> str:
 def title(made: Any) -> tuple[str, str]:
     """First sentence of a docstring, and its source."""
     text = re.sub(r"\s+", " ", (inspect.getdoc(made) or "").split("\n\n")[0])
-    source = re.findall(r"\((?:ICML|ICLR)[^)]*\)|(?:arXiv )?\d{4}\.\d{4,5}", text)
-    return re.sub(r"\s*\((?:arXiv|ICML|ICLR)[^)]*\)", "", text).rstrip("."), ", ".join(source)
+    source = re.findall(r"(?:ICML|ICLR) \d{4}|(?:arXiv )?\d{4}\.\d{4,5}", text)
+    text = re.sub(r"\s*\([^()]*(?:arXiv|ICML|ICLR)[^)]*\)", "", text)
+    return re.split(r"\. |; ", text)[0].rstrip("."), ", ".join(source)
 
 
 def method_rows() -> Iterator[str]:
@@ -154,7 +159,7 @@ def room_base(module: Any, made: type) -> bool:
 
 
 def driver_rows() -> Iterator[str]:
-    for name in DRIVERS:
+    for name in (n for n in DRIVERS if hasattr(sg, n)):
         made = getattr(sg, name)
         home = sys.modules[made.__module__]
         source = re.findall(r"arXiv (\d{4}\.\d{4,5})", home.__doc__ or "")

@@ -13,7 +13,7 @@ from smcguide.presets.guidance import (
     tmpd,
     universal_guidance,
 )
-from smcguide.presets.particles import ddsmc, ndtm_smc, tds
+from smcguide.presets.particles import ddsmc, ndtm_smc, psi_sampler, tds, waste_free
 from smcguide.presets.selection import best_of_n, code, nested, scg, svdd
 
 __all__ = [
@@ -36,11 +36,13 @@ __all__ = [
     "ndtm_smc",
     "nested",
     "pigdm",
+    "psi_sampler",
     "red_diff",
     "scg",
     "svdd",
     "tds",
     "tmpd",
     "universal_guidance",
+    "waste_free",
     "zhao",
 ]

@@ -2,10 +2,12 @@
 
 from smcguide.grids import karras, uniform
 from smcguide.kernels import DDPM, MatchedDDPM
+from smcguide.moves import PCN, PCNL
 from smcguide.potentials import InflatedGaussian, Tweedie
 from smcguide.presets.baseline import Preset
 from smcguide.proposals import DDSMC, DTM, Gradient
-from smcguide.resamplers import Multinomial, Systematic
+from smcguide.resamplers import SSP, Multinomial, Systematic
+from smcguide.starts import PsiStart
 from smcguide.triggers import always, ess_below
 
 
@@ -55,4 +57,36 @@ def ddsmc(variance: float = 1.0, num_steps: int = 200) -> Preset:
         "times": karras(num_steps),
         "resampler": Multinomial(),
         "trigger": always(),
+    }
+
+
+def psi_sampler(delta: float = 0.5, burn_in: int = 25, num_steps: int = 25) -> Preset:
+    """Psi-Sampler: Initial Particle Sampling for SMC-Based Inference-Time Reward Alignment (arXiv
+    2506.01320).
+
+    The first population from Markov chains on the reward of the denoised noise, then TDS. Chains of
+    finite length make it biased; `starts.TemperedStart` does the same exactly.
+    """
+    return {
+        "proposal": Gradient(),
+        "potential": Tweedie(1.0),
+        "kernel": DDPM(),
+        "times": karras(num_steps),
+        "start": PsiStart(PCNL(delta), burn_in=burn_in),
+        "resampler": SSP(),
+        "trigger": ess_below(0.5),
+    }
+
+
+def waste_free(num_moves: int = 3, beta: float = 0.7, num_steps: int = 100) -> Preset:
+    """Waste-free Sequential Monte Carlo (arXiv 2011.02328), with pCN moves given the parent.
+
+    Proposal and potential are left to `sg.sample`; the number of particles must be a multiple of
+    num_moves + 1.
+    """
+    return {
+        "kernel": DDPM(),
+        "times": karras(num_steps),
+        "move": PCN(beta, num_moves=num_moves, waste_free=True),
+        "trigger": ess_below(0.5),
     }
