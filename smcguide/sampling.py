@@ -27,7 +27,7 @@ from smcguide.potentials.tweedie import Tweedie
 from smcguide.priors.base import Prior
 from smcguide.proposals.base import Proposal
 from smcguide.proposals.bootstrap import Bootstrap
-from smcguide.proposals.dtm import DTM
+from smcguide.proposals.gradient import Gradient
 from smcguide.records import StepInfo
 from smcguide.resamplers.base import Resampler
 from smcguide.starts.base import Start
@@ -45,8 +45,8 @@ def default_potential(prior: Prior, cost: TerminalCost) -> Potential:
 
 
 def default_proposal(prior: Prior, cost: TerminalCost) -> Proposal:
-    """DTM where the cost can be differentiated, else Bootstrap."""
-    return DTM() if _has_gradient(prior, cost) else Bootstrap()
+    """Gradient within two standard deviations where the cost can be differentiated, else Bootstrap."""
+    return Gradient(trust=2.0) if _has_gradient(prior, cost) else Bootstrap()
 
 
 def _has_gradient(prior: Prior, cost: TerminalCost) -> bool:

@@ -285,7 +285,7 @@ def test_the_settings_say_what_was_run() -> None:
     )
     told = posterior.settings
     assert (told["num_particles"], told["seed"]) == (16, 11)
-    assert told["proposal"].startswith("DTM(")
+    assert told["proposal"].startswith("Gradient(")
     assert told["potential"].startswith("InflatedGaussian(")
     assert told["resampler"] == "Systematic()"
     assert told["trigger"] == "ess_below(fraction=0.5)"
@@ -590,11 +590,11 @@ def test_what_is_learned_before_the_run_is_not_counted() -> None:
     law = metered()
     arguments = {"num_particles": 10, "num_steps": K, "progress": False}
     first = sg.sample(law, LinearGaussian(A, Y, NOISE), **arguments)
-    assert law.done["network_forward"] > 10 * (2 * K - 1), "no rehearsal was needed"
-    assert first.evaluations["network_forward"] == 10 * (2 * K - 1)
+    assert law.done["network_forward"] > 10 * K, "no rehearsal was needed"
+    assert first.evaluations["network_forward"] == 10 * K
     assert first.evaluations["network_backward"] == 10 * K
     law.done.clear()
     second = sg.sample(law, LinearGaussian(A, Y, NOISE), **arguments)
-    assert law.done["network_forward"] == 10 * (2 * K - 1), "the rehearsal was not kept"
+    assert law.done["network_forward"] == 10 * K, "the rehearsal was not kept"
     assert torch.equal(first.particles, second.particles)
     assert first.evaluations == second.evaluations
