@@ -159,7 +159,7 @@ def room_base(module: Any, made: type) -> bool:
 
 
 def driver_rows() -> Iterator[str]:
-    for name in (n for n in DRIVERS if hasattr(sg, n)):
+    for name in DRIVERS:
         made = getattr(sg, name)
         home = sys.modules[made.__module__]
         source = re.findall(r"arXiv (\d{4}\.\d{4,5})", home.__doc__ or "")

@@ -20,11 +20,16 @@ from smcguide import (
     triggers,
 )
 from smcguide.candidates import Candidates
+from smcguide.chains import Chains, ParameterChains
 from smcguide.draws import draw, rehearse
 from smcguide.engine import iterate, run
 from smcguide.errors import DegenerateWeights, InvalidInput, MissingExtra, SmcguideError
 from smcguide.feynman_kac import FeynmanKac, Propagated
+from smcguide.freezing import freeze
+from smcguide.gibbs import particle_gibbs
 from smcguide.guided import GuidedDiffusion
+from smcguide.pilot import tune_move
+from smcguide.pmmh import pmmh
 from smcguide.posterior import Posterior
 from smcguide.priors.check import check_prior
 from smcguide.sampling import sample
@@ -34,21 +39,26 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Candidates",
+    "Chains",
     "DegenerateWeights",
     "FeynmanKac",
     "GuidedDiffusion",
     "InvalidInput",
     "MissingExtra",
+    "ParameterChains",
     "Posterior",
     "Propagated",
     "SmcguideError",
     "check_prior",
     "costs",
     "draw",
+    "freeze",
     "grids",
     "iterate",
     "kernels",
     "moves",
+    "particle_gibbs",
+    "pmmh",
     "potentials",
     "presets",
     "priors",
@@ -61,4 +71,5 @@ __all__ = [
     "schedules",
     "starts",
     "triggers",
+    "tune_move",
 ]

@@ -73,14 +73,10 @@ class BaseChain(FeynmanKac):
         x = self.prior.initial(math.prod(shape), self.levels[0], generator)
         return x.unflatten(0, shape)
 
-    def draw_noise(
-        self, x: Tensor, generator: Generator, pinned: Mapping[str, Tensor] | None
-    ) -> Tensor | None:
-        """Random numbers (S, N, J, *E) of the potential's own; particle 0 keeps a given path's."""
+    def draw_noise(self, x: Tensor, generator: Generator) -> Tensor | None:
+        """Random numbers (S, N, J, *E) of the potential's own. A given path has fresh ones too: its value
+        divides out, so given the path they are standard normal."""
         if not self.num_draws:
             return None
         shape = (*x.shape[:2], self.num_draws, *x.shape[2:])
-        noise = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-        if pinned is not None:
-            noise[:, 0] = pinned["psi_noise"]
-        return noise
+        return torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)

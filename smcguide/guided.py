@@ -101,7 +101,6 @@ class GuidedDiffusion(LookAhead):
         problem = Problem(self.cost, self.event_shape, rehearsal, self.levels, stds)
         self.potential, self.proposal = potential.bind(problem), proposal.bind(problem)
         self.num_draws = max(potential.num_draws, proposal.num_draws)
-        self.path_fields = ("psi_noise",) if self.num_draws else ()
         self.chain_length = 1 if move is None else move.chain_length
 
     @property
@@ -121,7 +120,7 @@ class GuidedDiffusion(LookAhead):
         self, shape: tuple[int, int], generator: Generator, pinned: Carry | None
     ) -> Propagated:
         x = self.draw_initial(shape, generator)
-        noise = self.draw_noise(x, generator, pinned)
+        noise = self.draw_noise(x, generator)
         if pinned is not None:
             x[:, 0] = pinned["x"]
         return begin(self, x, present({"psi_noise": noise}), generator)
@@ -134,7 +133,7 @@ class GuidedDiffusion(LookAhead):
         self, k: int, x: Tensor, carry: Carry, generator: Generator, pinned: Carry | None
     ) -> Propagated:
         z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return self.advance(k, x, carry, z, self.draw_noise(x, generator, pinned), pinned)
+        return self.advance(k, x, carry, z, self.draw_noise(x, generator), pinned)
 
     @torch.no_grad()
     def advance(

@@ -59,17 +59,7 @@ def rollover(
             cost with one observation per system.
     """
     check_run(model, num_chains, None, (), progress, seed)
-    noisy = [k for k in range(model.num_steps) if not model.is_noiseless(k)]
-    if num_initial < 1 or budget < num_initial + len(noisy):
-        raise InvalidInput(
-            f"rollover: a budget of {budget} cannot pay for {num_initial} first draws (at least 1) and "
-            f"one candidate in each of {len(noisy)} steps; give at least {num_initial + len(noisy)}."
-        )
-    if model.proposal.is_guided or model.num_systems is not None:
-        raise InvalidInput(
-            f"rollover: needs proposals.Bootstrap() and a cost with one observation, got "
-            f"{model.proposal!r} and {model.cost!r}."
-        )
+    noisy = _affordable(model, budget, num_initial)
     noise, _ = generators(seed, model.device)
     before = dict(model.evaluations)
     first = model.initial((1, num_chains * num_initial), noise)
@@ -103,6 +93,22 @@ def rollover(
         "has_systems": False,
     }  # fmt: skip
     return collect(particles, trace, about)
+
+
+def _affordable(model: GuidedDiffusion, budget: int, num_initial: int) -> list[int]:
+    """The steps with noise, which the budget pays for."""
+    noisy = [k for k in range(model.num_steps) if not model.is_noiseless(k)]
+    if num_initial < 1 or budget < num_initial + len(noisy):
+        raise InvalidInput(
+            f"rollover: a budget of {budget} cannot pay for {num_initial} first draws (at least 1) and "
+            f"one candidate in each of {len(noisy)} steps; give at least {num_initial + len(noisy)}."
+        )
+    if model.proposal.is_guided or model.num_systems is not None:
+        raise InvalidInput(
+            f"rollover: needs proposals.Bootstrap() and a cost with one observation, got "
+            f"{model.proposal!r} and {model.cost!r}."
+        )
+    return noisy
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ LEVELS = {
     "posterior": 3, "results": 3, "trace": 3, "answers": 3,
     "engine": 4, "sampling": 4, "progress": 4, "search": 4,
     "presets": 4, "freezing": 4, "pilot": 4, "gibbs": 4, "pmmh": 4, "chains": 4,
-    "conditional": 4,
+    "along": 4, "pseudomarginal": 4,
     "diagnostics": 5,
     "bridges": 6,
     "plots": 7, "cli": 7,
@@ -40,6 +40,7 @@ MAY_IMPORT = {
     6: {0, 1, 2, 3, 4, 5}, 7: {0, 1, 2, 3, 4, 5, 6, 7}, 8: set(range(9)),
 }  # fmt: skip
 LATE = {  # imports inside functions that reach up or out on purpose
+    "chains": {"smcguide.bridges"},
     "posterior": {"smcguide.bridges", "smcguide.plots"},
     "progress": {"tqdm"},
     "priors": {"diffusers"},
