@@ -89,7 +89,7 @@ def agree(preset, cost, published, atol=1e-10):
         x, z = moved.x, torch.randn(2, 3, 3, generator=source, dtype=F64)
         base, _ = model.kernels(k, x, moved.carry)
         p = Published(model, k, x, cost, moved.carry.get("psi_noise"))
-        moved = model.advance(k, x, moved.carry, z, model.draw_noise(x, source, None))
+        moved = model.advance(k, x, moved.carry, z, model.draw_noise(x, source))
         expected = published(p, z.flatten(0, 1)).reshape(x.shape)
         torch.testing.assert_close(moved.x, expected, rtol=0, atol=atol)
         effect = max(effect, float((moved.x - base.sample(z)).abs().max()))

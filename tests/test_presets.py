@@ -158,7 +158,7 @@ def path(preset):
     log_w = moved.log_g
     for k in range(model.num_steps):
         z = torch.randn(moved.x.shape, generator=generator(f"step {k}"), dtype=F64)
-        own = model.draw_noise(moved.x, generator("own"), None)
+        own = model.draw_noise(moved.x, generator("own"))
         moved = model.advance(k, moved.x, moved.carry, z, own)
         log_w = log_w + moved.log_g
     return moved.x, log_w
@@ -182,7 +182,7 @@ def made_in(*rooms):
 
 BASELINES = made_in("guidance", "estimates")
 EVERY = BASELINES | made_in("particles", "adapted")
-KEYS = {"proposal", "potential", "kernel", "times", "resampler", "trigger"}
+KEYS = {"proposal", "potential", "kernel", "times", "resampler", "trigger", "move", "start"}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -241,9 +241,9 @@ def test_renoise_renews_a_share_of_the_noise():
     eps, z = (torch.randn(x0.shape, generator=generator(n), dtype=F64) for n in ("eps", "z"))
     x = t.alpha * x0 + t.sigma * eps
     for share in (0.0, 0.3, 1.0):
-        law = kernels.Renoise(share).step(x, x0, t, s)
+        law = sg.kernels.Renoise(share).step(x, x0, t, s)
         assert law.std == pytest.approx(math.sqrt(share) * s.sigma)
         noise = (law.sample(z) - s.alpha * x0)[0] / s.sigma
         z_test(torch.cat([noise, noise**2], 1), torch.tensor([0.0, 1.0]), ceiling=0.02)
     ddim = sg.kernels.DDIM(0.0).step(x, x0, t, s)
-    torch.testing.assert_close(kernels.Renoise(0.0).step(x, x0, t, s).mean, ddim.mean)
+    torch.testing.assert_close(sg.kernels.Renoise(0.0).step(x, x0, t, s).mean, ddim.mean)
