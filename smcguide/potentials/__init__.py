@@ -2,8 +2,10 @@
 
 from smcguide.potentials.anticipated import Anticipated
 from smcguide.potentials.base import Potential, SignalFraction
+from smcguide.potentials.control import ControlValue
 from smcguide.potentials.inflated import InflatedGaussian
 from smcguide.potentials.krylov_laplace import KrylovLaplace
+from smcguide.potentials.laplace import Laplace
 from smcguide.potentials.lookahead import Lookahead
 from smcguide.potentials.moment_matched import MomentMatched
 from smcguide.potentials.monte_carlo import MonteCarlo
@@ -16,9 +18,11 @@ from smcguide.potentials.tweedie import Tweedie
 __all__ = [
     "Adaptive",
     "Anticipated",
+    "ControlValue",
     "FKSteering",
     "InflatedGaussian",
     "KrylovLaplace",
+    "Laplace",
     "Lookahead",
     "MomentMatched",
     "MonteCarlo",

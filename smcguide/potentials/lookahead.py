@@ -4,8 +4,8 @@ r"""T5: the cost at the end of a short deterministic rollout, for any cost:
 
 by `num_steps` DDIM steps (eta = 0), equal in (sigma / alpha)^(1/7) between t and the schedule's smallest
 time. The first network call is the look's own, and with one step the value is `Tweedie`. The rollout
-ends at one event that x_t may become, where D is their mean: right for costs that events only
-understand, and over-confident where several outcomes are open, hence the strength.
+ends at one of the events that x_t may become, where D is their mean: for costs that understand events
+only, and over-confident where several outcomes are open, hence the strength.
 
 References: Song et al., DDIM (arXiv 2010.02502); Karras et al. (2206.00364), the grid; Sabour et al.,
 "Test-time scaling of diffusions with flow maps" (2511.22688), this value with a distilled flow map.
@@ -22,8 +22,8 @@ from smcguide.potentials.base import SIGNAL_FRACTION, Potential
 from smcguide.records import Level, Look
 from smcguide.schedules import Schedule
 
-_POWER, _LARGEST_RATIO = 7.0, 1e3
-GRID = 'karras'
+_POWER = 7
+_LARGEST_RATIO = 1e3  # stands for pure noise
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,16 @@ class Lookahead(Potential):
     def log_value(self, look: Look) -> Tensor:
         strength = self.strength(look.t) if callable(self.strength) else self.strength
         t, x, D = look.t, look.x, look.x0_hat
-        for s in self._levels(t, look.step.schedule):
+        for s in self._between(t, look.step.schedule):
             x = s.alpha * D + s.sigma / t.sigma * (x - t.alpha * D)
             t, D = s, look.step.denoise_at(x, s)
         return -strength * self.cost(D).double()
 
-    def _levels(self, t: Level, schedule: Schedule) -> list[Level]:
-        """The levels between t and data."""
+    def _between(self, t: Level, schedule: Schedule) -> list[Level]:
+        """The levels on the way from t to data, both left out."""
         first = min(t.ratio, _LARGEST_RATIO)
         last = min(schedule.level(schedule.t_min).ratio, first)
-        n = self.num_steps
-        if GRID == 'logsnr':
-            rs = [math.exp((1 - i / n) * math.log(first) + i / n * math.log(last)) for i in range(1, n)]
-        else:
-            a, b = first ** (1 / _POWER), last ** (1 / _POWER)
-            rs = [(a + i / n * (b - a)) ** _POWER for i in range(1, n)]
-        return [schedule.level(float(schedule.time(-2 * math.log(r)))) for r in rs]
+        a, b = first ** (1 / _POWER), last ** (1 / _POWER)
+        shares = [i / self.num_steps for i in range(1, self.num_steps)]
+        log_snr = [-2 * _POWER * math.log(a + share * (b - a)) for share in shares]
+        return [schedule.level(float(schedule.time(value))) for value in log_snr]

@@ -9,7 +9,8 @@ pass back through the network. With r = (y - A D) / s and W = A Sigma_t A^T / s^
 
     dense       W by m passes, its eigenvalues not below 0
     cg          r^T (I + W)^-1 r by conjugate gradients, one pass per iteration; log det (I + W) is
-                that of `InflatedGaussian`, the same for all particles
+                that of the prior's width, as in `InflatedGaussian`, where it is known, and left out
+                where not: the same for all particles, it cancels
     diagonal    the row sums of W on the diagonal, one pass; for masks and other rows that do not
                 mix signs, otherwise they are far too narrow
 
@@ -29,11 +30,12 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.potentials.base import SIGNAL_FRACTION, Potential
-from smcguide.potentials.inflated import InflatedGaussian
+from smcguide.potentials.widths import Linear, Masked, Widened
 from smcguide.problem import Problem
 from smcguide.records import Look
+from smcguide.rehearsal import Moments
 
-_LARGEST_DENSE = 512
+_LARGEST_DENSE, _LARGEST_WIDTH = 512, 2048
 _Product = Callable[[Tensor], Tensor]
 
 
@@ -49,26 +51,22 @@ class MomentMatched(Potential):
 
     Raises:
         InvalidInput: for an unknown solver or num_iters below 1; when bound to a cost without a
-            linear Gaussian part, with a non-linear one, or with more than 512 measurements ("dense")
-            or 2048 that are not a mask's ("cg").
+            linear Gaussian part, with a non-linear one, or to more than 512 measurements ("dense").
     """
 
     solver: Literal["cg", "dense", "diagonal"] = "cg"
     num_iters: int = 3
     _linear: Sequence[Any] = field(default=(), init=False, repr=False)
     _rest: Sequence[Any] = field(default=(), init=False, repr=False)
-    _inflated: Any = field(default=None, init=False, repr=False)
+    _widths: Sequence[Widened] = field(default=(), init=False, repr=False)
     needs_jacobian = True
+    needs_cost_gradient = True
 
     def __post_init__(self) -> None:
         if self.solver not in ("cg", "dense", "diagonal") or self.num_iters < 1:
             raise InvalidInput(
                 f"{self!r}: solver must be 'cg', 'dense' or 'diagonal', num_iters at least 1."
             )
-
-    @property
-    def needs_rehearsal(self) -> bool:  # type: ignore[override]
-        return self.solver == "cg"
 
     def check(self, cost: Any) -> None:
         gaussian = [c for c in cost.parts() if hasattr(c, "residual")]
@@ -84,8 +82,6 @@ class MomentMatched(Potential):
                 f"{self!r}: {m} measurements take as many passes through the network, the limit is "
                 f"{_LARGEST_DENSE}. Use potentials.MomentMatched('cg')."
             )
-        if self.solver == "cg":
-            InflatedGaussian().check(cost)
 
     def bind(self, problem: Problem) -> Self:
         self.check(problem.cost)
@@ -93,8 +89,9 @@ class MomentMatched(Potential):
         linear = tuple(c for c in parts if hasattr(c, "matrix"))
         object.__setattr__(bound, "_linear", linear)
         object.__setattr__(bound, "_rest", tuple(c for c in parts if c not in linear))
-        if self.solver == "cg":
-            object.__setattr__(bound, "_inflated", InflatedGaussian().bind(problem))
+        if self.solver == "cg" and problem.rehearsal is not None:
+            widths = (_width(c, problem.event_shape, problem.rehearsal.moments) for c in linear)
+            object.__setattr__(bound, "_widths", tuple(w for w in widths if w is not None))
         return bound
 
     def log_value(self, look: Look) -> Tensor:
@@ -103,16 +100,19 @@ class MomentMatched(Potential):
         r, std = self._residual(look.x0_hat), torch.cat([c.std for c in self._linear])
         spread = self._spread(look, std)
         if self.solver == "cg":
-            inflated = self._inflated.residual(look).square().sum(-1)
             form = _quadratic_form(lambda v: v + spread(v), r, self.num_iters)
-            return self._inflated.log_value(look) + 0.5 * (inflated - form)
-        if self.solver == "dense":
-            w, U = torch.linalg.eigh(_matrix(spread, r))
-            r = (r[..., None, :] @ U)[..., 0, :]
+            log_det = sum(
+                (_log_det(width.law(look.t)[1]) for width in self._widths), r.new_zeros(())
+            )
         else:
-            w = spread(std.expand_as(r)) / std
-        width = 1 + w.clamp(min=0)
-        value = -0.5 * (r.square() / width + torch.log(2 * math.pi * width * std**2)).sum(-1)
+            if self.solver == "dense":
+                w, U = torch.linalg.eigh(_matrix(spread, r))
+                r = (r[..., None, :] @ U)[..., 0, :]
+            else:
+                w = spread(std.expand_as(r)) / std
+            width = 1 + w.clamp(min=0)
+            form, log_det = (r.square() / width).sum(-1), width.log().sum(-1)
+        value = -0.5 * (form + log_det) - (std * math.sqrt(2 * math.pi)).log().sum()
         for c in self._rest:
             value = value - SIGNAL_FRACTION(look.t) * c(look.x0_hat).double()
         return value
@@ -132,6 +132,20 @@ class MomentMatched(Potential):
             return torch.cat([c.predict(u) for c in self._linear], -1) / std
 
         return spread
+
+
+def _width(cost: Any, event_shape: tuple[int, ...], moments: Moments) -> Widened | None:
+    """The prior's width for one summand; None where it would be a huge matrix."""
+    small = len(cost.std) <= _LARGEST_WIDTH
+    if cost.selected is not None and (moments.basis is None or not small):
+        return Masked(cost, moments)
+    return Linear(cost, event_shape, moments) if small else None
+
+
+def _log_det(W: Tensor) -> Tensor:
+    if W.ndim == 1:
+        return torch.log1p(W).sum()
+    return torch.logdet(torch.eye(len(W), dtype=W.dtype, device=W.device) + W)
 
 
 def _matrix(product: _Product, r: Tensor) -> Tensor:

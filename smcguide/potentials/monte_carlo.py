@@ -4,8 +4,9 @@ r"""T4: exp(-C) averaged over a Gaussian around the denoiser's estimate, for any
 
 where `Tweedie` takes x_0 to be known. r_t^2 is what the denoiser usually leaves unknown, measured on
 draws of the prior; variance = 1 is the sigma^2 / (alpha^2 + sigma^2) of LGD-MC. The draws belong to the
-particle: psi_t is a function of (x_t, xi), and what entered a weight is divided out again, so any J is
-exact. With a sharp cost the best draw is nearly alone in the mean, and more of them help slowly.
+particle: psi_t is a function of (x_t, xi), and the number that entered a weight is divided out again, so
+any J is exact. But a mean of a few draws is noise where exp(-C) changes much over r_t, worse than
+`Tweedie`: take soft costs, or tens of draws.
 
 Reference: Song et al., "Loss-guided diffusion models for plug-and-play controllable generation"
 (ICML 2023); its gradient is this value's.
@@ -25,17 +26,27 @@ from smcguide.records import Level, Look
 from smcguide.rehearsal import Rehearsal
 
 
+def unknown(t: Level, variance: float | None, rehearsal: Rehearsal | None) -> float:
+    """r_t^2, the variance per coordinate of x_0 given x_t: (1 / variance + alpha^2 / sigma^2)^-1, or as
+    measured on draws of the prior, but no more than that of x_t / alpha."""
+    if variance is not None:
+        return float(t.prior_width(torch.tensor(variance, dtype=torch.float64)))
+    if rehearsal is None:
+        raise InvalidInput("Of this prior nothing is known: give the potential a variance.")
+    return min(float(rehearsal.interpolate(rehearsal.residual_variance, t)), t.ratio**2)
+
+
 @dataclass(frozen=True)
 class MonteCarlo(Potential):
     """The mean of exp(-C) over draws around the denoised estimate.
 
     Arguments:
-        num_draws: J, also the number of evaluations of the cost.
-        variance: of the prior's coordinates: r_t^2 = (1 / variance + alpha^2 / sigma^2)^-1; None to
-            measure r_t^2 on draws of the prior.
+        num_draws: J, also the number of evaluations of the cost, and of events kept per particle.
+        variance: of the prior's coordinates, which gives r_t^2 = (1 / variance + alpha^2 / sigma^2)^-1;
+            None to measure r_t^2.
 
     Raises:
-        InvalidInput: for num_draws below 1, variance not positive, a prior of which nothing is known.
+        InvalidInput: for num_draws below 1, variance not positive; when bound without a rehearsal.
     """
 
     num_draws: int = 4
@@ -44,7 +55,9 @@ class MonteCarlo(Potential):
 
     def __post_init__(self) -> None:
         if self.num_draws < 1 or not (self.variance is None or self.variance > 0):
-            raise InvalidInput(f"{self!r}: num_draws must be at least 1, variance positive or None.")
+            raise InvalidInput(
+                f"{self!r}: num_draws must be at least 1, variance positive or None."
+            )
 
     @property
     def needs_rehearsal(self) -> bool:  # type: ignore[override]
@@ -55,8 +68,7 @@ class MonteCarlo(Potential):
         return self.num_draws
 
     def bind(self, problem: Problem) -> Self:
-        if self.variance is None and problem.rehearsal is None:
-            raise InvalidInput("MonteCarlo(): the prior is unknown; give variance=.")
+        unknown(Level(1.0, 1.0, 1.0), self.variance, problem.rehearsal)
         bound = super().bind(problem)
         object.__setattr__(bound, "_rehearsal", problem.rehearsal)
         return bound
@@ -65,15 +77,6 @@ class MonteCarlo(Potential):
         if look.noise is None:
             raise InvalidInput(f"{self!r} needs a look with random numbers.")
         xi = look.noise[:, :, : self.num_draws]  # a proposal may have asked for more
-        x0 = look.x0_hat[:, :, None] + self._unknown(look.t) ** 0.5 * xi
-        values = -self.cost(x0.flatten(1, 2)).double()
+        r = unknown(look.t, self.variance, self._rehearsal) ** 0.5
+        values = -self.cost((look.x0_hat[:, :, None] + r * xi).flatten(1, 2)).double()
         return weights.log_mean_exp(values.unflatten(1, xi.shape[1:3]))
-
-    def _unknown(self, t: Level) -> float:
-        """r_t^2; no denoiser need be further off than x_t / alpha is."""
-        if self.variance is not None:
-            return float(t.prior_width(torch.tensor(self.variance, dtype=torch.float64)))
-        if self._rehearsal is None:
-            raise InvalidInput(f"{self!r} is not bound to a prior.")
-        measured = self._rehearsal.interpolate(self._rehearsal.residual_variance, t)
-        return min(float(measured), t.ratio**2)

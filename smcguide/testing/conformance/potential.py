@@ -79,9 +79,7 @@ class PotentialSuite(Suite):
     def states(self, model: GuidedDiffusion, k: int) -> Tensor:
         """(2, 3, *E) states near those of level k."""
         t, source = model.levels[k], generator("states", model.device)
-        return (t.alpha + t.sigma) * normal(
-            (2, 3, *model.event_shape), source, model.prior.dtype
-        )
+        return (t.alpha + t.sigma) * normal((2, 3, *model.event_shape), source, model.prior.dtype)
 
     def look(self, model: GuidedDiffusion, k: int, x: Tensor) -> Look:
         """What a run would know of states (S, N, *E), at most (2, 3), with its value; differentiable."""
