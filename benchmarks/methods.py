@@ -21,6 +21,7 @@ from measuring import Method, Row, measure, reference
 from problems import PROBLEMS, Problem
 
 import smcguide as sg
+from smcguide.sampling import default_potential
 
 P, Q = sg.proposals, sg.potentials
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -69,6 +70,12 @@ def in_pairs(**kwargs: Any) -> Method:
     return method
 
 
+def controlled(prior: Any, cost: Any, num_steps: int) -> dict[str, Any]:
+    """The default value after a control, without another for the proposal."""
+    value = default_potential(prior, sg.costs.as_cost(cost))
+    return {"potential": Q.ControlValue(P.DTM(), value), "proposal": P.Bootstrap()}
+
+
 GUIDED = P.Gradient(trust=2.0)
 PCN = sg.moves.PCN(beta=0.7, num_moves=1)
 METHODS: dict[str, Method] = {
@@ -92,6 +99,8 @@ METHODS: dict[str, Method] = {
     "MomentMatched, diagonal": parts(potential=Q.MomentMatched("diagonal"), proposal=GUIDED),
     "MonteCarlo": parts(potential=Q.MonteCarlo(8), proposal=P.Bootstrap()),
     "Lookahead": parts(potential=Q.Lookahead(2), proposal=P.Bootstrap()),
+    "Laplace": parts(potential=Q.Laplace(), proposal=GUIDED),
+    "ControlValue": controlled,
     "KrylovLaplace": parts(potential=Q.KrylovLaplace(), proposal=GUIDED),
     "KrylovLaplace, Bootstrap": parts(potential=Q.KrylovLaplace(), proposal=P.Bootstrap()),
     "KrylovLaplace, ESS 0.9": parts(

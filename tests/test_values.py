@@ -623,7 +623,7 @@ WIDE = LinearGaussian(torch.ones(513, 3), torch.zeros(513), 1.0)
         (Laplace(), WIDE, r"at most 512 measurements.*with 513"),
         (ControlValue(P.DTM(), Laplace()), WIDE, r"at most 512 measurements"),
     ],
-    ids=str,
+    ids=lambda v: getattr(v, "__name__", str(v)),
 )
 def test_a_cost_that_does_not_fit_is_refused(potential, cost, words):
     with pytest.raises(InvalidInput, match=words):
