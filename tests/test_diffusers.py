@@ -365,7 +365,7 @@ def test_the_whole_job_never_steps_the_scheduler(
     assert posterior.particles.dtype == torch.float32
     assert float(posterior.particles.abs().max()) <= 1, "the last step shows the clipped estimate"
     assert torch.isfinite(posterior.log_evidence)
-    forward, backward = (7, 4) if proposal is None else (4, 0)
+    forward, backward = (4, 4) if proposal is None else (4, 0)
     assert posterior.evaluations["network_forward"] == 8 * forward
     assert posterior.evaluations.get("network_backward", 0) == 8 * backward
     again = job(prior, proposal=proposal, seed=5, chunk_size=3)

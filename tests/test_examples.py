@@ -64,6 +64,6 @@ def test_benchmark_digits_exact(tmp_path: Path) -> None:
     script = str(ROOT / "benchmarks/digits_exact.py")
     out = run(script, "--digits", 2, "--particles", 64, "--steps", 10, cwd=tmp_path)
     rows = out.splitlines()[1:]
-    assert len(rows) == 10
+    assert len(rows) == 12
     errors = [float(row[39:].split()[0]) for row in rows]
     assert all(math.isfinite(e) and e < 40 for e in errors)

@@ -9,6 +9,8 @@ import torch
 import smcguide as sg
 from smcguide.boundary import resolve_times
 from smcguide.errors import InvalidInput
+from smcguide.grids import recurrent
+from smcguide.priors import Prior
 from smcguide.schedules import EDM, VE, VP, Cosine, DDPMTable, RectifiedFlow
 
 F64 = torch.float64
@@ -44,10 +46,26 @@ def test_grids_decrease_from_noise_to_data(grid, schedule):
         assert float(t[0]) <= schedule.t_max
 
 
+class StandardNormal(Prior):
+    """A prior that knows its law at the noise end only."""
+
+    event_shape, dtype, device = (2,), F64, torch.device("cpu")
+
+    def denoise(self, x, t):
+        level = self.schedule.level(t)
+        return level.alpha * x / (level.alpha**2 + level.sigma**2)
+
+
+def prior_on(schedule):
+    prior = StandardNormal()
+    prior.schedule = schedule
+    return prior
+
+
 @every
 def test_a_model_accepts_every_grid(grid, schedule):
     for K in (2, 9, 64):
-        values = resolve_times(grid(K), schedule)
+        values = resolve_times(grid(K), prior_on(schedule))
         assert len(values) == K + 1
         assert all(type(v) is float for v in values)
 
@@ -137,4 +155,22 @@ BAD_TIMES = {
 @pytest.mark.parametrize("times", BAD_TIMES.values(), ids=BAD_TIMES)
 def test_bad_times_are_refused(times):
     with pytest.raises(InvalidInput, match=r"strictly decreasing times, the first at most"):
-        resolve_times(torch.tensor(times), VP())
+        resolve_times(torch.tensor(times), prior_on(VP()))
+
+
+@every
+def test_recurrent_grids_travel_their_stretches_again(grid, schedule):
+    once = grid(9)(schedule)
+    assert torch.equal(recurrent(grid(9), repeats=1)(schedule), once)
+    times = recurrent(grid(9), repeats=3)(schedule)
+    values = resolve_times(times, prior_on(schedule))
+    assert len(values) == 1 + 8 * 5 + 1  # eight stretches thrice, with two ways back; data once
+    assert set(values) == set(once.tolist())
+    middle = recurrent(grid(9), repeats=2, span=2, first=0.2, last=0.5)(schedule)
+    assert int((middle.diff() > 0).sum()) == 2
+
+
+@pytest.mark.parametrize("change", [{"repeats": 0}, {"span": 0}, {"first": 0.7, "last": 0.2}])
+def test_bad_recurrences_are_refused(change):
+    with pytest.raises(InvalidInput, match="repeats and span must be at least 1"):
+        recurrent(sg.grids.karras(8), **change)

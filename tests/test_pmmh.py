@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
+import sys
 
 import pytest
 import torch
 from test_exactness import COV, MEAN, PRIOR, TIMES, P, Q
 
 import smcguide as sg
-from smcguide import pmmh as module
 from smcguide.pmmh import pmmh
 from smcguide.pseudomarginal import State, walk
 from smcguide.testing import gaussian_chain, generator, seed, z_test
@@ -118,7 +118,7 @@ def careless(target, here, factor, start, num):
 
 @pytest.mark.parametrize("wrong", [noisy, careless])
 def test_planted_walk_is_caught(monkeypatch, wrong) -> None:
-    monkeypatch.setattr(module, "walk", wrong)
+    monkeypatch.setattr(sys.modules["smcguide.pmmh"], "walk", wrong)
     with pytest.raises(AssertionError, match="allowed"):
         check(gain_chains(1, 8), gain_law(), GAIN_X, ceiling=2.0)
 
