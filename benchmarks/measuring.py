@@ -61,8 +61,8 @@ def run(p: Problem, method: Method, N: int, replicates: int) -> Runs:
         else:
             posts.append(
                 sg.sample(
-                    p.prior, p.cost, num_steps=p.num_steps, **sizes, seed=seed, progress=False,
-                    **parts,
+                    p.prior, p.cost, **sizes, seed=seed, progress=False,
+                    **({} if "times" in parts else {"num_steps": p.num_steps}), **parts,
                 )
             )  # fmt: skip
     evaluations: Counter[str] = Counter()

@@ -95,7 +95,7 @@ METHODS: dict[str, Method] = {
     ),
     "Inflated, PiGDM width": parts(potential=Q.InflatedGaussian(1.0), proposal=GUIDED),
     "MomentMatched": parts(potential=Q.MomentMatched(), proposal=GUIDED),
-    "MomentMatched, CG": parts(potential=Q.MomentMatched("cg"), proposal=GUIDED),
+    "MomentMatched, dense": parts(potential=Q.MomentMatched("dense"), proposal=GUIDED),
     "MomentMatched, diagonal": parts(potential=Q.MomentMatched("diagonal"), proposal=GUIDED),
     "MonteCarlo": parts(potential=Q.MonteCarlo(8), proposal=P.Bootstrap()),
     "Lookahead": parts(potential=Q.Lookahead(2), proposal=P.Bootstrap()),

@@ -62,6 +62,11 @@ def small(made: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 def needs(parts: dict[str, Any]) -> tuple[str, Any]:
     """What a method asks of a cost, and the run that tells."""
+    if parts.get("proposal") is None:  # the default uses a gradient where there is one
+        post = sg.sample(
+            PRIOR, COSTS["cost gradient"], num_particles=PARTICLES, progress=False, **parts
+        )
+        return "the cost only; a gradient where there is one", post
     for what, cost in COSTS.items():
         try:
             post = sg.sample(PRIOR, cost, num_particles=PARTICLES, progress=False, **parts)

@@ -32,7 +32,7 @@ from smcguide.pilot import tune_move
 from smcguide.pmmh import pmmh
 from smcguide.posterior import Posterior
 from smcguide.priors.check import check_prior
-from smcguide.sampling import sample
+from smcguide.sampling import model, sample
 from smcguide.search import rollover
 
 __version__ = "0.1.0"
@@ -56,6 +56,7 @@ __all__ = [
     "grids",
     "iterate",
     "kernels",
+    "model",
     "moves",
     "particle_gibbs",
     "pmmh",

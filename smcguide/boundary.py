@@ -15,11 +15,9 @@ from smcguide.moves.base import Move
 from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior, require_float
 from smcguide.proposals.base import Proposal
-from smcguide.resamplers.base import Resampler
 from smcguide.starts.base import Start
 
 _SMALLEST_START = 10.0  # sigma / alpha, where a grid does not begin at the noise end
-RECORDABLE = ("ancestors", "particles", "log_weights", "paths")
 
 
 def resolve_times(times: Grid | Tensor | Sequence[float], prior: Prior) -> list[float]:
@@ -47,53 +45,6 @@ def resolve_times(times: Grid | Tensor | Sequence[float], prior: Prior) -> list[
             f"x_t there is not N(0, sigma^2), so no weight can be formed. Start at {schedule.t_max:.4g}."
         )
     return [float(t) for t in values]
-
-
-def check_run(
-    model: Any,
-    num_particles: int,
-    num_systems: int | None,
-    record: Sequence[str] = (),
-    progress: Any = False,
-    seed: int = 0,
-) -> int:
-    """The number of systems S.
-
-    Raises:
-        InvalidInput: for sizes below 1, a num_systems that contradicts a batched y, unknown names in
-            `record`, another `progress` than True, False, "auto" or a function, a negative seed.
-    """
-    if not isinstance(seed, Integral) or seed < 0:
-        raise InvalidInput(f"seed must be a whole number of at least 0, got {seed!r}.")
-    if isinstance(record, str):
-        raise InvalidInput(f"record must be a tuple of names, e.g. ({record!r},), got {record!r}.")
-    if unknown := set(record) - set(RECORDABLE):
-        raise InvalidInput(f"record: unknown names {sorted(unknown)}; there are {RECORDABLE}.")
-    if not (isinstance(progress, bool) or progress == "auto" or callable(progress)):
-        raise InvalidInput(f"progress must be True, False, 'auto' or a function, got {progress!r}.")
-    for name, value in (("num_particles", num_particles), ("num_systems", num_systems)):
-        if value is not None and (not isinstance(value, Integral) or value < 1):
-            raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}.")
-    if num_particles % (length := getattr(model, "chain_length", 1)):
-        raise InvalidInput(
-            f"num_particles={num_particles} is no multiple of num_moves + 1 = {length}, the length of "
-            f"a waste-free chain: take {-(-num_particles // length) * length}, or change num_moves."
-        )
-    own = model.num_systems
-    if own is not None and num_systems not in (None, own):
-        raise InvalidInput(
-            f"num_systems={num_systems}, but the cost holds one observation for each of {own} systems. "
-            "Leave num_systems out; for replicates of each observation repeat y."
-        )
-    return own or num_systems or 1
-
-
-def check_selection(resampler: Any, trigger: Any) -> None:
-    """Raise InvalidInput unless both are None or of their kind."""
-    if resampler is not None:
-        require(resampler, Resampler, "resampler")
-    if trigger is not None and not callable(trigger):
-        raise InvalidInput(f"trigger: got {trigger!r}; e.g. triggers.ess_below({trigger!r}).")
 
 
 def as_prior(prior: Any) -> Prior:

@@ -28,6 +28,30 @@ from smcguide.feynman_kac import FeynmanKac, Propagated
 from smcguide.weights import inverse_cdf, log_mean_exp
 
 Carry = Mapping[str, Tensor]
+_X, _LOG_G = "candidates: x", "candidates: log_g"  # of the first block, in the carry
+
+
+def _check_plain(model: FeynmanKac) -> None:
+    """Raise InvalidInput for what is no model, or one that does more than propagate."""
+    if not isinstance(model, FeynmanKac):
+        raise InvalidInput(
+            f"Candidates: expected a model, got {model!r}. For `wrap` give e.g. "
+            "functools.partial(sg.Candidates, num=4)."
+        )
+    if isinstance(model, Candidates):
+        raise InvalidInput("Candidates: one choice per step; use a larger num instead of nesting.")
+    if hasattr(model, "potential"):
+        extras = [getattr(model, name, None) for name in ("move", "start")]
+        extras.append(model.potential.adaptive_cess)
+        plain = all(extra is None for extra in extras)
+    else:
+        kind = type(model)
+        plain = kind.refresh is FeynmanKac.refresh and kind.adapt is FeynmanKac.adapt
+    if not plain:
+        raise InvalidInput(
+            "Candidates: the model must have no moves, no start and no adaptive strengths (freeze them "
+            "first)."
+        )
 
 
 class Candidates(FeynmanKac):
@@ -42,7 +66,8 @@ class Candidates(FeynmanKac):
         temperature: of the softmax.
 
     Raises:
-        InvalidInput: for numbers below 1, argmax with weights, a model that moves or adapts.
+        InvalidInput: for numbers below 1, argmax with weights, a model that moves, adapts, has a start of
+            its own or is a `Candidates`.
     """
 
     def __init__(
@@ -65,17 +90,14 @@ class Candidates(FeynmanKac):
                 "Candidates: the best of several is a search result, no weight makes it a sample and no "
                 "log Z exists. Use rule='softmax', or leave weighted out."
             )
-        potential = getattr(model, "potential", None)
-        if getattr(model, "move", None) or getattr(potential, "adaptive_cess", None):
-            raise InvalidInput(
-                "Candidates: the model must have no moves and no adaptive strengths (freeze them first)."
-            )
+        _check_plain(model)
         self.model, self.num, self.rule, self.temperature = model, num, rule, temperature
         self.block = min(block, model.num_steps)
         self.weighted = rule == "softmax" if weighted is None else weighted
         self.num_steps = math.ceil(model.num_steps / self.block)
         self.event_shape, self.device = model.event_shape, model.device
         self.num_systems = model.num_systems
+        self.has_paths = False
         self.parts: dict[str, Any] = getattr(model, "parts", {}) | {"candidates": self}
 
     @property
@@ -97,18 +119,18 @@ class Candidates(FeynmanKac):
     def initial(self, shape: tuple[int, int], generator: Generator) -> Propagated:
         """The candidates of the first block have initial states of their own, kept in the carry."""
         first = self.model.initial((shape[0], shape[1] * self.num), generator)
-        wide = {**first.carry, "x": first.x, "log_g": first.log_g.double()}
+        wide = {**first.carry, _X: first.x, _LOG_G: first.log_g.double()}
         carry = {name: a.unflatten(1, (shape[1], self.num)) for name, a in wide.items()}
-        return Propagated(carry["x"][:, :, 0], torch.zeros_like(carry["log_g"][..., 0]), carry)
+        return Propagated(carry[_X][:, :, 0], torch.zeros_like(carry[_LOG_G][..., 0]), carry)
 
     def step(self, k: int, x: Tensor, carry: Carry, generator: Generator) -> Propagated:
         n = 1 if self.is_noiseless(k) and k > 0 else self.num
         if k == 0:
             wide = {name: a.flatten(1, 2) for name, a in carry.items()}
         else:
-            wide = {name: a.repeat_interleave(n, 1) for name, a in {**carry, "x": x}.items()}
-        log_g: Tensor | float = wide.pop("log_g", 0.0)
-        x = wide.pop("x")
+            wide = {name: a.repeat_interleave(n, 1) for name, a in {**carry, _X: x}.items()}
+        log_g: Tensor | float = wide.pop(_LOG_G, 0.0)
+        x = wide.pop(_X)
         for j in range(k * self.block, min((k + 1) * self.block, self.model.num_steps)):
             moved = self.model.step(j, x, wide, generator)
             x, wide, log_g = moved.x, dict(moved.carry), log_g + moved.log_g.double()
@@ -143,7 +165,7 @@ class Candidates(FeynmanKac):
         return self.model.time(min(k * self.block, self.model.num_steps))
 
     def report(self, carry: Carry) -> Mapping[str, Tensor]:
-        narrow = {n: a[:, :, 0] if "log_g" in carry else a for n, a in carry.items()}
+        narrow = {n: a[:, :, 0] if _LOG_G in carry else a for n, a in carry.items()}
         return self.model.report(narrow)
 
     def culprit(self, k: int) -> tuple[str, str]:

@@ -37,6 +37,10 @@ class Chains:
     settings: Mapping[str, Any] = field(default_factory=dict)
     are_replicates: bool = True
 
+    def __repr__(self) -> str:
+        S, n = self.log_z.shape
+        return f"Chains({S} chains of {n} draws of shape {tuple(self.x.shape[2:])}; .summary() says more)"
+
     @property
     def exactness(self) -> str:
         """What may be claimed of these chains; see `smcguide.exactness`."""
@@ -98,6 +102,10 @@ class ParameterChains:
     accepted: Tensor
     evaluations: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        C, n, p = self.theta.shape
+        return f"ParameterChains({C} chains of {n} draws of {p} parameters; .summary() says more)"
 
     @property
     def exactness(self) -> str:

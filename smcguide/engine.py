@@ -15,7 +15,6 @@ import torch
 from torch import Generator, Tensor
 
 from smcguide import exactness, weights
-from smcguide.boundary import check_run, check_selection
 from smcguide.errors import InvalidInput
 from smcguide.feynman_kac import FeynmanKac
 from smcguide.genealogy import Genealogy
@@ -26,6 +25,7 @@ from smcguide.records import Particles, StepInfo
 from smcguide.resamplers.base import Resampler
 from smcguide.resamplers.systematic import Systematic
 from smcguide.results import collect
+from smcguide.runs import check_run, check_selection, check_together
 from smcguide.trace import checked, step_info
 from smcguide.triggers import Trigger, ess_below
 
@@ -98,10 +98,10 @@ def _checked(
     record: Sequence[str],
     lineage: Genealogy | None = None,
 ) -> Iterator[tuple[Particles, StepInfo]]:
-    """`iterate`, which also grows the `lineage`."""
     S = check_run(model, num_particles, num_systems, record, seed=seed)
     check_selection(resampler, trigger)
     selection = resampler or Systematic(), trigger or ess_below(0.5)
+    check_together(model, selection[0], num_particles, lineage is not None)
     steps = _iterate(model, (S, num_particles), *selection, seed, record, lineage)
     return checked(model, steps, 1 if model.device.type == "cpu" else _CHECK_EVERY)
 

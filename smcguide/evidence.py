@@ -32,6 +32,7 @@ POOL = "jackknife over the pooled systems"
 REPLICATES = "spread over replicate systems"
 LEE_WHITELEY = "Lee-Whiteley, single run"
 GENEALOGY = "genealogy heuristic, single run"
+WITHHELD = "withheld: no evidence without exact weights"
 
 _FAMILIES = 20  # distinct Enoch indices wanted by an automatic lag
 

@@ -64,6 +64,7 @@ class FeynmanKac(ABC):
         device: where the random numbers are drawn.
         chain_length: how many particles share one ancestor at a resampling; `refresh` tells them apart.
         path_fields: what of `carry` belongs to a path besides its states, for conditional SMC.
+        has_paths: whether the states at each level are those that the run goes on from.
         exactness: what may be claimed of the results, see `smcguide.exactness`.
     """
 
@@ -73,6 +74,7 @@ class FeynmanKac(ABC):
     device: torch.device = torch.device("cpu")
     chain_length: int = 1
     path_fields: Sequence[str] = ()
+    has_paths: bool = True
 
     @property
     def exactness(self) -> str:

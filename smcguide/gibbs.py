@@ -33,7 +33,6 @@ from torch import Tensor
 
 from smcguide import exactness, weights
 from smcguide.along import Along, Conditional, Path, check_conditional
-from smcguide.boundary import check_run, check_selection
 from smcguide.chains import Chains, check_counts
 from smcguide.engine import iterate
 from smcguide.errors import InvalidInput
@@ -43,6 +42,7 @@ from smcguide.progress import Progress
 from smcguide.records import StepInfo
 from smcguide.resamplers.base import Resampler
 from smcguide.resamplers.systematic import Systematic
+from smcguide.runs import check_run, check_selection
 from smcguide.triggers import Trigger, ess_below
 
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from smcguide import exactness
-from smcguide.boundary import check_run, check_selection
 from smcguide.chains import ParameterChains, check_counts
 from smcguide.errors import InvalidInput
 from smcguide.feynman_kac import FeynmanKac
@@ -30,6 +29,7 @@ from smcguide.pseudomarginal import Pseudomarginal, State, walk
 from smcguide.records import StepInfo
 from smcguide.resamplers.base import Resampler
 from smcguide.resamplers.systematic import Systematic
+from smcguide.runs import check_run, check_selection
 from smcguide.triggers import Trigger, ess_below
 
 _ATTEMPTS = 20  # to begin a chain

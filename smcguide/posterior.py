@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smcguide import weights
 from smcguide.answers import Answers
-from smcguide.evidence import POOL, chan_lai, olsson_douc, standard_error
+from smcguide.evidence import POOL, WITHHELD, chan_lai, olsson_douc, standard_error
 from smcguide.exactness import EXACT
 
 
@@ -50,6 +50,14 @@ class Posterior(Answers):
     has_systems: bool = True
     are_replicates: bool = True
 
+    def __repr__(self) -> str:
+        S, N = self.log_w.shape
+        best = f"log Z {float(self.log_z[0]):.3f}" if S == 1 else f"{S} systems"
+        return (
+            f"Posterior({best}, {N} particles of shape {tuple(self.x.shape[2:])}, {self.exactness}; "
+            ".summary() says more)"
+        )
+
     @property
     def particles(self) -> Tensor:
         """(S, N, *E), or (N, *E) without systems."""
@@ -77,6 +85,8 @@ class Posterior(Answers):
 
     def standard_error(self) -> tuple[Tensor, str]:
         """Standard errors of log Z (S,), and the name of the estimator."""
+        if bool(self.log_z.isnan().all()):
+            return self.log_z, WITHHELD
         if "pooled_se" in self.settings:
             return torch.full_like(self.log_z, self.settings["pooled_se"]), POOL
         return standard_error(

@@ -78,7 +78,13 @@ class Pseudomarginal:
             )
         if log_prior == -math.inf:
             return State(theta, log_prior)
-        model = self.model = self._checked(self.build(theta))
+        try:
+            model = self.model = self._checked(self.build(theta))
+        except (InvalidInput, ValueError, RuntimeError) as error:
+            raise InvalidInput(
+                f"pmmh: no model for theta = {theta.tolist()}: {error} Return -inf from log_prior where "
+                "theta is impossible, or sample its logarithm."
+            ) from error
         before = Counter(getattr(model, "evaluations", {}))
         try:
             log_z, x = self._run(model, seed)

@@ -49,14 +49,18 @@ def pooled(post: Posterior) -> Posterior:
         raise InvalidInput("pooled: the systems have different observations; there is no pool.")
     S, N = post.log_w.shape
     within = post.log_w - weights.log_mean_exp(post.log_w)[:, None]
-    log_w = (post.log_z[:, None] + within).reshape(1, -1)
+    told = has_evidence(post.exactness)  # without evidence all systems count alike
+    log_w = ((post.log_z if told else torch.zeros_like(post.log_z))[:, None] + within).reshape(
+        1, -1
+    )
     eves = (post.eves + N * torch.arange(S, device=post.eves.device)[:, None]).reshape(1, -1)
     trace = {name: a.double().nanmean(0, keepdim=True) for name, a in post.trace.items()}
     trace["resampled"] = trace["resampled"] > 0
     about = {**post.settings, "pooled": S}
     about["pooled_se"] = float(islands(post.log_z)[1])
+    log_z = weights.log_mean_exp(log_w) if told else post.log_z[:1]
     return Posterior(
-        post.x.flatten(0, 1)[None], log_w, eves, weights.log_mean_exp(log_w),
+        post.x.flatten(0, 1)[None], log_w, eves, log_z,
         post.bound.mean(0, keepdim=True), trace, post.times, {}, post.evaluations,
         about, has_systems=False,
     )  # fmt: skip
@@ -83,5 +87,14 @@ def summary(post: Posterior) -> str:
     lines.append(f"{post.x.shape[1]} particles per system; s.e. by {post.log_evidence_method}")
     lines.append(f"exactness: {post.exactness}")
     lines.append("evaluations: " + ", ".join(f"{k} {v}" for k, v in post.evaluations.items()))
+    if bool((weights.ess(post.log_w) < 2).any()):
+        lines.append(
+            "warning: one particle has nearly all the weight; no number here can be trusted"
+        )
+    elif has_evidence(post.exactness) and any(len(e.unique()) == 1 for e in post.eves):
+        lines.append(
+            "warning: all particles descend from one; take more particles, another proposal, or "
+            "num_systems to see the spread"
+        )
     lines += [f"{k}: {v}" for k, v in post.settings.items() if k != "exactness"]
     return "\n".join(lines)

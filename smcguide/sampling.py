@@ -4,12 +4,12 @@ The defaults and the measurements behind them are in docs/decisions.md.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from smcguide.boundary import as_prior, check_run, check_selection, is_differentiable
+from smcguide.boundary import as_prior, is_differentiable
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.engine import run
 from smcguide.errors import InvalidInput
@@ -30,6 +30,7 @@ from smcguide.proposals.bootstrap import Bootstrap
 from smcguide.proposals.gradient import Gradient
 from smcguide.records import StepInfo
 from smcguide.resamplers.base import Resampler
+from smcguide.runs import check_run, check_selection
 from smcguide.starts.base import Start
 from smcguide.triggers import Trigger
 
@@ -54,13 +55,53 @@ def _has_gradient(prior: Prior, cost: TerminalCost) -> bool:
     return is_differentiable(cost, x.to(prior.device))
 
 
+def model(
+    prior: Prior,
+    cost: TerminalCost | Callable[[Tensor], Tensor],
+    *,
+    num_steps: int | None = None,
+    proposal: Proposal | None = None,
+    potential: Potential | None = None,
+    kernel: Kernel | None = None,
+    times: Grid | Tensor | None = None,
+    move: Move | None = None,
+    start: Start | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    chunk_size: int | None = None,
+) -> GuidedDiffusion:
+    """The model that `sample` runs, for `run`, `iterate`, `particle_gibbs`, `Candidates`, `rollover`, ...
+
+    Arguments and errors: as `sample`.
+    """
+    if num_steps is not None and times is not None:
+        raise InvalidInput(
+            f"num_steps={num_steps} and times={times!r}: give one of them. Presets hold times and take "
+            "num_steps themselves, e.g. presets.tds(num_steps=50)."
+        )
+    prior = as_prior(prior).to(device, dtype)
+    cost = as_cost(cost).to(prior.device)
+    cost.check(tuple(prior.event_shape), torch.zeros((), dtype=prior.dtype, device=prior.device))
+    return GuidedDiffusion(
+        prior,
+        cost,
+        kernel=kernel or MatchedDDPM(),
+        times=karras(100 if num_steps is None else num_steps) if times is None else times,
+        potential=potential or default_potential(prior, cost),
+        proposal=proposal or default_proposal(prior, cost),
+        move=move,
+        start=start,
+        chunk_size=chunk_size,
+    )
+
+
 def sample(
     prior: Prior,
     cost: TerminalCost | Callable[[Tensor], Tensor],
     *,
     num_particles: int = 512,
     num_systems: int | None = None,
-    num_steps: int = 100,
+    num_steps: int | None = None,
     proposal: Proposal | None = None,
     potential: Potential | None = None,
     kernel: Kernel | None = None,
@@ -84,7 +125,8 @@ def sample(
         cost: a `TerminalCost`, or any function (M, *E) -> (M,).
         num_particles: N per system.
         num_systems: independent replicates; None for one, or for one per observation.
-        num_steps: K, ignored when `times` is given.
+        num_steps: K, default 100; or give `times`. Results are exact for the chain of K steps: double it
+            until the answer stops moving.
         proposal, potential, kernel, times, resampler, trigger: None for the default, which is
             recorded in the result's settings.
         move, start: Markov moves between the steps, and how the first population is made; None for none.
@@ -102,19 +144,16 @@ def sample(
         InvalidInput: before the first network call, when the parts do not fit.
         DegenerateWeights: during the run, with step, time, system, culprit and remedy.
     """
-    prior = as_prior(prior).to(device, dtype)
-    cost = as_cost(cost).to(prior.device)
-    cost.check(tuple(prior.event_shape), torch.zeros((), dtype=prior.dtype, device=prior.device))
-    parts: dict[str, Any] = {
-        "kernel": kernel or MatchedDDPM(),
-        "times": karras(num_steps) if times is None else times,
-        "potential": potential or default_potential(prior, cost),
-        "proposal": proposal or default_proposal(prior, cost),
-    }
     check_selection(resampler, trigger)
-    check_run(cost, num_particles, num_systems, record, progress, seed)
-    model = GuidedDiffusion(prior, cost, chunk_size=chunk_size, move=move, start=start, **parts)
+    sized = SimpleNamespace(
+        num_systems=as_cost(cost).num_systems, chain_length=1 if move is None else move.chain_length
+    )
+    check_run(sized, num_particles, num_systems, record, progress, seed)
+    guided = model(
+        prior, cost, num_steps=num_steps, proposal=proposal, potential=potential, kernel=kernel,
+        times=times, move=move, start=start, device=device, dtype=dtype, chunk_size=chunk_size,
+    )  # fmt: skip
     return run(
-        wrap(model) if wrap else model, num_particles=num_particles, num_systems=num_systems,
+        wrap(guided) if wrap else guided, num_particles=num_particles, num_systems=num_systems,
         resampler=resampler, trigger=trigger, seed=seed, record=record, progress=progress,
     )  # fmt: skip

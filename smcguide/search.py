@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from smcguide.boundary import check_run
 from smcguide.errors import InvalidInput
 from smcguide.exactness import SEARCH
 from smcguide.feynman_kac import Propagated
@@ -25,6 +24,7 @@ from smcguide.progress import Progress
 from smcguide.randomness import generators
 from smcguide.records import Particles, StepInfo
 from smcguide.results import collect
+from smcguide.runs import check_run
 from smcguide.trace import step_info
 
 
@@ -59,7 +59,7 @@ def rollover(
             cost with one observation per system.
     """
     check_run(model, num_chains, None, (), progress, seed)
-    noisy = _affordable(model, budget, num_initial)
+    noisy, fixed = _affordable(model, budget, num_initial)
     noise, _ = generators(seed, model.device)
     before = dict(model.evaluations)
     first = model.initial((1, num_chains * num_initial), noise)
@@ -70,15 +70,19 @@ def rollover(
     trace: list[StepInfo] = []
     log_z = torch.zeros(1, dtype=torch.float64, device=best.device)
     still = torch.zeros(1, dtype=torch.bool, device=best.device)
-    rest, K = budget - num_initial, len(noisy)
+    if model.evaluations["network_forward"] - before.get("network_forward", 0) > first.x.shape[1]:
+        raise InvalidInput(
+            f"rollover: {model.potential!r} calls the network more than once per value."
+        )
+    rest, K = budget - num_initial - fixed, len(noisy)
     quotas = [rest * (i + 1) // K - rest * i // K for i in range(K)]
     with Progress(progress, model.num_steps) as bar:
         for k in range(model.num_steps):
-            quota = torch.ones_like(own)  # a step without noise: one candidate, no network call
             if k in noisy:
-                quota = quotas[noisy.index(k)] + spare
-            chains, left = _search(model, k, chains, record, quota, noise)
-            spare = left if rolls_over else torch.zeros_like(left)
+                quota = quotas[noisy.index(k)] + spare * rolls_over
+                chains, spare = _search(model, k, chains, record, quota, noise)
+            else:  # nothing to choose from
+                chains, _ = _search(model, k, chains, record, torch.ones_like(own), noise)
             record = torch.maximum(record, chains.value)
             moved = Propagated(chains.x, torch.zeros_like(chains.carry["log_psi"]), chains.carry)
             particles = Particles(moved.x, moved.log_g, own[None], moved.carry)
@@ -95,20 +99,22 @@ def rollover(
     return collect(particles, trace, about)
 
 
-def _affordable(model: GuidedDiffusion, budget: int, num_initial: int) -> list[int]:
-    """The steps with noise, which the budget pays for."""
-    noisy = [k for k in range(model.num_steps) if not model.is_noiseless(k)]
-    if num_initial < 1 or budget < num_initial + len(noisy):
+def _affordable(model: GuidedDiffusion, budget: int, num_initial: int) -> tuple[list[int], int]:
+    """The steps that choose, and what the steps without a choice cost."""
+    paid = [k for k in range(model.num_steps) if model.levels[k + 1].sigma > 0]
+    noisy = [k for k in paid if not model.is_noiseless(k)]
+    if num_initial < 1 or not noisy or budget < num_initial + len(paid):
         raise InvalidInput(
             f"rollover: a budget of {budget} cannot pay for {num_initial} first draws (at least 1) and "
-            f"one candidate in each of {len(noisy)} steps; give at least {num_initial + len(noisy)}."
+            f"one candidate in each of {len(paid)} steps; give at least {num_initial + len(paid)}."
         )
-    if model.proposal.is_guided or model.num_systems is not None:
+    plain = model.move is None and model.start is None and model.potential.adaptive_cess is None
+    if model.proposal.is_guided or model.num_systems is not None or not plain:
         raise InvalidInput(
-            f"rollover: needs proposals.Bootstrap() and a cost with one observation, got "
-            f"{model.proposal!r} and {model.cost!r}."
+            f"rollover: needs proposals.Bootstrap(), a cost with one observation, and no moves, start or "
+            f"adaptive strength; got {model.proposal!r}, {model.cost!r} and {model.potential!r}."
         )
-    return noisy
+    return noisy, len(paid) - len(noisy)
 
 
 @dataclass(frozen=True)

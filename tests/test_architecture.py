@@ -24,7 +24,7 @@ LEVELS = {
     "conditioning": 0, "randomness": 0,
     "priors": 1, "kernels": 1, "costs": 1, "potentials": 1, "proposals": 1, "resamplers": 1,
     "moves": 1, "starts": 1, "triggers": 1,
-    "feynman_kac": 2, "guided": 2, "boundary": 2, "draws": 2, "steps": 2,
+    "feynman_kac": 2, "guided": 2, "boundary": 2, "runs": 2, "draws": 2, "steps": 2,
     "chain": 2, "lookahead": 2, "candidates": 2, "refresh": 2, "starting": 2, "tempering": 2,
     "posterior": 3, "results": 3, "trace": 3, "answers": 3,
     "engine": 4, "sampling": 4, "progress": 4, "search": 4,

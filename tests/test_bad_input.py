@@ -71,9 +71,8 @@ def explicit(prior: Prior, cost: Any, **change: Any) -> sg.GuidedDiffusion:
 
 
 def run(prior: Prior, cost: Any, **change: Any) -> sg.Posterior:
-    return sg.sample(
-        prior, cost, **{"num_particles": 8, "num_steps": 4, "progress": False} | change
-    )
+    steps = {} if "times" in change else {"num_steps": 4}
+    return sg.sample(prior, cost, **{"num_particles": 8, "progress": False} | steps | change)
 
 
 def test_good_input_is_the_other_side_of_every_refusal(prior: Watched) -> None:
@@ -654,3 +653,8 @@ def test_numpy_integers_are_whole_numbers(prior: Watched) -> None:
     a = run(prior, square, seed=np.int64(3), num_particles=np.int64(8))
     b = run(prior, square, seed=3, num_particles=8)
     assert torch.equal(a.x, b.x)
+
+
+def test_steps_and_times_together_are_refused(prior: Watched) -> None:
+    with pytest.raises(sg.InvalidInput, match=r"give one of them. Presets hold times and take num_steps"):
+        sg.sample(prior, square, num_steps=5, **sg.presets.tds())

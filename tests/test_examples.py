@@ -67,3 +67,15 @@ def test_benchmark_digits_exact(tmp_path: Path) -> None:
     assert len(rows) == 12
     errors = [float(row[39:].split()[0]) for row in rows]
     assert all(math.isfinite(e) and e < 40 for e in errors)
+
+
+def test_benchmark_rare_event(tmp_path: Path) -> None:
+    script = str(ROOT / "benchmarks/rare_event.py")
+    out = run(script, "--steps", 40, "--particles", 100, "--systems", 4, cwd=tmp_path)
+    bias = float(out.splitlines()[1].split()[1])
+    assert 0.0 < bias < 5.0  # the coarse chain's
+
+
+def test_compare_methods(tmp_path: Path) -> None:
+    out = run(str(ROOT / "examples/compare_methods.py"), cwd=tmp_path)
+    assert len(out.splitlines()) == 6

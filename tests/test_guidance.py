@@ -594,7 +594,5 @@ def test_settings_without_meaning_are_refused(make, message):
 
 
 def test_two_memories_cannot_be_combined():
-    both = sg.proposals.Combined((sg.proposals.StaticControl(), sg.proposals.StaticControl()))
-    model = build(presets.red_diff() | {"proposal": both}, LINEAR)
     with pytest.raises(sg.InvalidInput, match="only one part may keep memory"):
-        sg.run(model, num_particles=4, progress=False)
+        sg.proposals.Combined((sg.proposals.StaticControl(), sg.proposals.DTM(warm_start=True)))

@@ -98,6 +98,29 @@ def test_a_pool_keeps_the_label() -> None:
     assert post.pooled().exactness == SEARCH
 
 
+def test_a_pool_without_evidence_weighs_its_systems_alike() -> None:
+    plain = result(build(P.Gradient()), num_systems=4).unweighted()
+    pool = plain.pooled()
+    assert math.isnan(pool.log_evidence)
+    torch.testing.assert_close(pool.mean(), plain.x.flatten(0, 1).mean(0))
+
+
+def test_where_log_z_is_withheld_so_is_its_error() -> None:
+    post = result(sg.Candidates(build(), 3, rule="argmax"))
+    assert math.isnan(post.log_evidence_se)
+    assert post.log_evidence_method.startswith("withheld")
+
+
+def test_a_collapsed_run_says_so() -> None:
+    def sharp(x):
+        return 1e4 * x.square().sum(1)
+
+    post = result(guided(cost=sharp, potential=Q.Terminal()), trigger=sg.triggers.never())
+    assert "warning: one particle has nearly all the weight" in post.summary()
+    assert "warning" not in result(build()).summary()
+    assert len(repr(post)) < 160
+
+
 # ---- illegal combinations, refused at construction with the remedy --------------------------------
 
 NONLINEAR = sg.costs.GaussianLikelihood(lambda x: x.square(), torch.ones(2).double(), 0.5)

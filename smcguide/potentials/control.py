@@ -45,7 +45,7 @@ class ControlValue(Potential):
     def __post_init__(self) -> None:
         if getattr(self.control, "guide", self) is None:
             object.__setattr__(self, "control", replace(self.control, guide=self.value))
-        if self.control.needs_gradient or getattr(self.control, "warm_start", False):
+        if self.control.needs_gradient or self.control.remembers:
             raise InvalidInput(
                 f"{self!r}: the control must follow a potential of its own and start afresh, "
                 "e.g. proposals.DTM(guide=potentials.InflatedGaussian())."

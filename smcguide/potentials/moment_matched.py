@@ -101,9 +101,7 @@ class MomentMatched(Potential):
         spread = self._spread(look, std)
         if self.solver == "cg":
             form = _quadratic_form(lambda v: v + spread(v), r, self.num_iters)
-            log_det = sum(
-                (_log_det(width.law(look.t)[1]) for width in self._widths), r.new_zeros(())
-            )
+            log_det = sum((width.log_det(look.t) for width in self._widths), r.new_zeros(()))
         else:
             if self.solver == "dense":
                 w, U = torch.linalg.eigh(_matrix(spread, r))
@@ -140,12 +138,6 @@ def _width(cost: Any, event_shape: tuple[int, ...], moments: Moments) -> Widened
     if cost.selected is not None and (moments.basis is None or not small):
         return Masked(cost, moments)
     return Linear(cost, event_shape, moments) if small else None
-
-
-def _log_det(W: Tensor) -> Tensor:
-    if W.ndim == 1:
-        return torch.log1p(W).sum()
-    return torch.logdet(torch.eye(len(W), dtype=W.dtype, device=W.device) + W)
 
 
 def _matrix(product: _Product, r: Tensor) -> Tensor:

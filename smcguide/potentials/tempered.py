@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
@@ -117,4 +118,5 @@ class Tempered(Potential):
         if isinstance(self.strength, Adaptive):
             return value if look.strength is None else look.strength * value, memory
         strength = self.strength(look.t) if callable(self.strength) else self.strength
-        return strength * value, memory
+        # a strength of 0 says nothing, of impossible events too
+        return torch.zeros_like(value) if strength == 0 else strength * value, memory

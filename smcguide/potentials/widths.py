@@ -41,6 +41,10 @@ class Widened(ABC):
                 self.cache[t.time] = shift, inverse, L.diagonal().log().sum()
         return self.cache[t.time]
 
+    def log_det(self, t: Level) -> Tensor:
+        """log det (I + W_t)."""
+        return 2 * self._whitener(t)[2]
+
     def residual(self, look: Look) -> Tensor:
         """Whitened residual (S, N, m)."""
         shift, inverse, _ = self._whitener(look.t)

@@ -83,6 +83,7 @@ class Proposal(ABC):
         needs_cost_gradient: whether the cost must be one that autograd can follow.
         needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
         num_draws: how many standard normal events per particle `look.noise` must hold.
+        remembers: whether its Gaussians carry a memory for the next step.
     """
 
     is_guided: bool = True
@@ -90,6 +91,7 @@ class Proposal(ABC):
     needs_cost_gradient: bool = True
     needs_rehearsal: bool = False
     num_draws: int = 0
+    remembers: bool = False
 
     def check(self, cost: Any, potential: Any) -> None:
         """Raise InvalidInput if this proposal cannot work with them; called before any network call."""

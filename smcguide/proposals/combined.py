@@ -22,8 +22,7 @@ class Combined(Proposal):
         parts: at least two proposals; at most one of them may keep memory.
 
     Raises:
-        InvalidInput: for fewer than two parts or what is no proposal; in the first step, when two parts
-            keep memory.
+        InvalidInput: for fewer than two parts, what is no proposal, two parts that keep memory.
     """
 
     parts: tuple[Proposal, ...]
@@ -31,6 +30,12 @@ class Combined(Proposal):
     def __post_init__(self) -> None:
         if len(self.parts) < 2 or not all(isinstance(p, Proposal) for p in self.parts):
             raise InvalidInput(f"{self!r}: parts must be a tuple of at least two proposals.")
+        if sum(p.remembers for p in self.parts) > 1:
+            raise InvalidInput(f"{self!r}: only one part may keep memory from step to step.")
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        return any(p.remembers for p in self.parts)
 
     @property
     def is_guided(self) -> bool:  # type: ignore[override]
@@ -64,6 +69,4 @@ class Combined(Proposal):
         for part in self.parts:
             q = part.propose(replace(q, memory=None), look, step)
             memories += [] if q.memory is None else [q.memory]
-        if len(memories) > 1:
-            raise InvalidInput(f"{self!r}: only one part may keep memory from step to step.")
         return replace(q, memory=memories[0] if memories else None)

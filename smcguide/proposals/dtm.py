@@ -87,6 +87,10 @@ class DTM(Proposal):
             require_least_squares(self.guide or potential)
 
     @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        return self.warm_start
+
+    @property
     def num_draws(self) -> int:  # type: ignore[override]
         return 0 if self.guide is None else int(self.guide.num_draws)
 

@@ -52,6 +52,7 @@ class StaticControl(Proposal):
     solver: Literal["adam", "sgd"] = "adam"
     noise: Literal["fresh", "base"] = "fresh"
     trust: float = math.inf
+    remembers = True
 
     def __post_init__(self) -> None:
         if self.solver not in ("adam", "sgd") or self.noise not in ("fresh", "base"):
