@@ -95,6 +95,15 @@ def test_evidence_and_mean_are_exact_A1_A12(proposal: str, potential: str) -> No
         z_test(ratio * post.mean()[:, i], float(mean[i]), ceiling=0.1)
 
 
+@pytest.mark.parametrize("N", [16, 400])
+@pytest.mark.parametrize("potential", ["inflated", "terminal"])
+@pytest.mark.parametrize("proposal", PROPOSALS)
+def test_evidence_is_exact_for_few_and_many_particles(proposal, potential: str, N: int) -> None:
+    model = build(PROPOSALS[proposal], POTENTIALS[potential])
+    ratio, _ = ratios(model, num_systems=800 if N < 100 else 100, num_particles=N)
+    z_test(ratio, 1.0, ceiling=0.06)
+
+
 @pytest.mark.parametrize("resampler", [sg.resamplers.Multinomial(), sg.resamplers.Stratified()])
 @pytest.mark.parametrize(
     "trigger", [sg.triggers.always(), sg.triggers.never(), sg.triggers.at_steps([1, 3])]

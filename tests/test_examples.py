@@ -79,3 +79,11 @@ def test_benchmark_rare_event(tmp_path: Path) -> None:
 def test_compare_methods(tmp_path: Path) -> None:
     out = run(str(ROOT / "examples/compare_methods.py"), cwd=tmp_path)
     assert len(out.splitlines()) == 6
+
+
+def test_benchmark_candidates(tmp_path: Path) -> None:
+    out = run(str(ROOT / "benchmarks/candidates.py"), "--results", 300, cwd=tmp_path)
+    rows = [[float(v) for v in line.split()] for line in out.splitlines()[1:]]
+    best = {(int(n), int(block)): (cost, bound) for n, block, cost, bound, _ in rows}
+    assert best[1, 1][0] > best[16, 20][0] > best[16, 5][0] > best[16, 1][0]
+    assert best[16, 1][1] > best[16, 5][1] > best[16, 20][1]
