@@ -345,7 +345,8 @@ def job(prior: NetworkPrior, **change: Any) -> sg.Posterior:
     mask = torch.zeros(EVENT, dtype=torch.bool)
     mask[:, :2] = True
     cost = LinearGaussian(mask, torch.zeros(EVENT), 0.5)
-    settings = {"num_particles": 8, "num_steps": 4, "progress": False} | change
+    steps = {} if "times" in change else {"num_steps": 4}
+    settings = {"num_particles": 8, "progress": False} | steps | change
     return sg.sample(prior, cost, **settings)
 
 
