@@ -8,7 +8,7 @@ model gives an exact answer with it.
 import copy
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from smcguide.errors import InvalidInput
 from smcguide.guided import GuidedDiffusion
@@ -25,7 +25,7 @@ class Recorded:
         strengths: time -> strength.
     """
 
-    strengths: Mapping[float, float] = field(repr=False)
+    strengths: Mapping[float, float]
 
     def __call__(self, t: Level) -> float:
         return self.strengths[t.time]

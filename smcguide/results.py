@@ -15,6 +15,8 @@ from smcguide.exactness import BIASED, EXACT, has_evidence, worst
 from smcguide.posterior import Posterior
 from smcguide.records import Particles, StepInfo
 
+_WIDEST = 160  # characters of a setting that a summary shows
+
 
 def collect(
     particles: Particles,
@@ -96,5 +98,6 @@ def summary(post: Posterior) -> str:
             "warning: all particles descend from one; take more particles, another proposal, or "
             "num_systems to see the spread"
         )
-    lines += [f"{k}: {v}" for k, v in post.settings.items() if k != "exactness"]
+    about = (f"{k}: {v}" for k, v in post.settings.items() if k != "exactness")
+    lines += [line if len(line) < _WIDEST else line[:_WIDEST] + " ..." for line in about]
     return "\n".join(lines)
