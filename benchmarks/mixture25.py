@@ -77,9 +77,11 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, default="default")
     args = parser.parse_args()
     print("   d  m   median |log Z error|   largest   mean error   SW ratio median   largest  ESS/N   s")
+    everything = []
     for d, m in CASES:
         start = time.perf_counter()
         rows = [measure(i, d, m, args.particles, args.steps, args.method) for i in range(args.instances)]
+        everything += rows
         error, ratio, ess = torch.tensor(rows, dtype=F64).T
         print(
             f"{d:4d} {m:2d} {error.abs().median():22.3f} {error.abs().max():9.3f} {error.mean():12.3f}"
@@ -87,6 +89,8 @@ def main() -> None:
             f"{time.perf_counter() - start:4.0f}",
             flush=True,
         )
+    error, ratio, _ = torch.tensor(everything, dtype=F64).T
+    print(f"all: median |log Z error| {error.abs().median():.3f}, SW ratio {ratio.median():.2f}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_train_digits_saves_a_loadable_prior(tmp_path: Path) -> None:
 def test_benchmark_mixture25(tmp_path: Path) -> None:
     script = str(ROOT / "benchmarks/mixture25.py")
     out = run(script, "--instances", 3, "--particles", 400, "--steps", 40, cwd=tmp_path)
-    rows = [line.split() for line in out.splitlines()[1:]]
+    rows = [line.split() for line in out.splitlines()[1:-1]]
     assert [(int(r[0]), int(r[1])) for r in rows] == [(d, m) for d in (8, 80) for m in (1, 2, 4)]
     assert all(float(r[2]) < 0.6 for r in rows)  # log evidence
     assert all(float(r[5]) < 2.5 for r in rows)  # sliced Wasserstein ratio
