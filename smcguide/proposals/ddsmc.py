@@ -15,22 +15,20 @@ sequential Monte Carlo" (arXiv 2502.06379).
 """
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 
 from smcguide.errors import InvalidInput
 from smcguide.gaussian import Gaussian
-from smcguide.problem import Problem
-from smcguide.proposals.base import Proposal, Step
-from smcguide.proposals.linear import Spectrum, require_linear
+from smcguide.proposals.base import Step
+from smcguide.proposals.linear import LinearProposal
 from smcguide.proposals.shift import shift_of, shifted
 from smcguide.records import Look
 
 
 @dataclass(frozen=True)
-class DDSMC(Proposal):
+class DDSMC(LinearProposal):
     """The base step from the posterior of x_0 in place of its estimate.
 
     Summands of the cost that are not linear Gaussian likelihoods are left to the weights.
@@ -47,20 +45,10 @@ class DDSMC(Proposal):
 
     variance: float = 1.0
     trust: float = math.inf
-    _spectrum: Any = field(default=None, init=False, repr=False)
-    needs_cost_gradient = False
 
     def __post_init__(self) -> None:
         if not self.variance > 0 or self.trust <= 0:
             raise InvalidInput(f"{self!r}: variance and trust must be positive.")
-
-    def check(self, cost: Any, potential: Any) -> None:
-        require_linear(cost, self)
-
-    def bind(self, problem: Problem) -> Self:
-        bound = replace(self)
-        object.__setattr__(bound, "_spectrum", Spectrum(problem.cost, problem.event_shape))
-        return bound
 
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
         spectrum, S = self._spectrum, self._spectrum.S

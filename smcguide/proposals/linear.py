@@ -5,14 +5,16 @@ that are diagonal up to order (one entry in each row and column) are handled ent
 selects coordinates. Of any other operator V is the basis of a Gaussian's own directions.
 """
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.gaussian import Gaussian
+from smcguide.problem import Problem
+from smcguide.proposals.base import Proposal
 from smcguide.records import Look
 
 _LARGEST_DENSE = 2048
@@ -109,3 +111,19 @@ class Spectrum:
         if isinstance(q.std, Tensor):
             return q
         return replace(q, basis=self._V.to(like.dtype), along=rows.to(like.dtype))
+
+
+@dataclass(frozen=True)
+class LinearProposal(Proposal):
+    """Base class of proposals for linear measurements: refuses other costs, holds the decomposition."""
+
+    _spectrum: Any = field(default=None, init=False, repr=False)
+    needs_cost_gradient = False
+
+    def check(self, cost: Any, potential: Any) -> None:
+        require_linear(cost, self)
+
+    def bind(self, problem: Problem) -> Self:
+        bound = replace(self)
+        object.__setattr__(bound, "_spectrum", Spectrum(problem.cost, problem.event_shape))
+        return bound

@@ -11,20 +11,18 @@ D + A^+ (y - A D).
 """
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 from smcguide.errors import InvalidInput
 from smcguide.gaussian import Gaussian
-from smcguide.problem import Problem
-from smcguide.proposals.base import Proposal, Step
-from smcguide.proposals.linear import Spectrum, require_linear
+from smcguide.proposals.base import Step
+from smcguide.proposals.linear import LinearProposal
 from smcguide.proposals.shift import Noise, check_noise, shift_of, shifted
 from smcguide.records import Look
 
 
 @dataclass(frozen=True)
-class Proximal(Proposal):
+class Proximal(LinearProposal):
     """The clean estimate moved to where measurement and denoiser agree best.
 
     Summands of the cost that are not linear Gaussian likelihoods are left to the weights.
@@ -42,21 +40,11 @@ class Proximal(Proposal):
     weight: float = 1.0
     noise: Noise = "recomputed"
     trust: float = math.inf
-    _spectrum: Any = field(default=None, init=False, repr=False)
-    needs_cost_gradient = False
 
     def __post_init__(self) -> None:
         check_noise(self)
         if not self.weight >= 0:
             raise InvalidInput(f"{self!r}: weight must be nonnegative.")
-
-    def check(self, cost: Any, potential: Any) -> None:
-        require_linear(cost, self)
-
-    def bind(self, problem: Problem) -> Self:
-        bound = replace(self)
-        object.__setattr__(bound, "_spectrum", Spectrum(problem.cost, problem.event_shape))
-        return bound
 
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
         closeness = (step.t.alpha / step.t.sigma) ** 2

@@ -15,16 +15,14 @@ References: Kawar et al., DDRM (arXiv 2201.11793); Chung et al., MCG (arXiv 2206
 """
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 
 from smcguide.errors import InvalidInput
 from smcguide.gaussian import Gaussian
-from smcguide.problem import Problem
-from smcguide.proposals.base import Proposal, Step
-from smcguide.proposals.linear import Spectrum, require_linear
+from smcguide.proposals.base import Step
+from smcguide.proposals.linear import LinearProposal
 from smcguide.proposals.shift import shifted
 from smcguide.records import Look
 
@@ -32,7 +30,7 @@ _FLOOR = 1e-3  # of the base kernel's std, where the published variance vanishes
 
 
 @dataclass(frozen=True)
-class Spectral(Proposal):
+class Spectral(LinearProposal):
     """Replace the measured directions, one by one.
 
     Summands of the cost that are not linear Gaussian likelihoods are left to the weights.
@@ -50,20 +48,10 @@ class Spectral(Proposal):
     eta_b: float = 1.0
     noiseless: bool = False
     trust: float = math.inf
-    _spectrum: Any = field(default=None, init=False, repr=False)
-    needs_cost_gradient = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta_b <= 1 or self.trust <= 0:
             raise InvalidInput(f"{self!r}: eta_b must be in [0, 1], trust positive (inf for none).")
-
-    def check(self, cost: Any, potential: Any) -> None:
-        require_linear(cost, self)
-
-    def bind(self, problem: Problem) -> Self:
-        bound = replace(self)
-        object.__setattr__(bound, "_spectrum", Spectrum(problem.cost, problem.event_shape))
-        return bound
 
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
         spectrum, s = self._spectrum, step.s
