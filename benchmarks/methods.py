@@ -102,6 +102,7 @@ METHODS: dict[str, Method] = {
     "Laplace": parts(potential=Q.Laplace(), proposal=GUIDED),
     "ControlValue": controlled,
     "KrylovLaplace": parts(potential=Q.KrylovLaplace(), proposal=GUIDED),
+    "KrylovLaplace, local": parts(potential=Q.KrylovLaplace(local=0.5), proposal=GUIDED),
     "KrylovLaplace, Bootstrap": parts(potential=Q.KrylovLaplace(), proposal=P.Bootstrap()),
     "KrylovLaplace, ESS 0.9": parts(
         potential=Q.KrylovLaplace(), proposal=GUIDED, trigger=sg.triggers.ess_below(0.9)

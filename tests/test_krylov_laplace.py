@@ -67,6 +67,14 @@ def test_exact_for_linear_measurements_and_a_gaussian_prior(m) -> None:
     torch.testing.assert_close(krylov, exact, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("local", [0.5, 1.0])
+def test_the_particle_s_own_covariance_is_the_prior_s_for_a_gaussian(local) -> None:
+    cost = LinearGaussian(A, Y, 0.1)
+    own, _ = values(model(PRIOR, cost, KrylovLaplace(local=local)))
+    exact, _ = values(model(PRIOR, cost, InflatedGaussian()))
+    torch.testing.assert_close(own, exact, rtol=0, atol=1e-6)
+
+
 def test_exact_up_to_a_constant_for_an_isotropic_quadratic_in_high_dimension() -> None:
     """One distinct curvature: one direction tells the determinant up to its multiplicity."""
     d = 50
@@ -81,10 +89,30 @@ def test_exact_up_to_a_constant_for_an_isotropic_quadratic_in_high_dimension() -
 
 @pytest.mark.parametrize("proposal", [P.Bootstrap(), P.Gradient(), P.DTM()], ids=repr)
 @pytest.mark.parametrize("N", [16, 400])
-def test_evidence_is_unbiased(proposal, N) -> None:
-    chain = model(PRIOR, LinearGaussian(A, Y, 0.5), proposal=proposal)
+@pytest.mark.parametrize("local", [0.0, 0.5])
+def test_evidence_is_unbiased(proposal, N, local) -> None:
+    chain = model(PRIOR, LinearGaussian(A, Y, 0.5), KrylovLaplace(local=local), proposal)
     ratio, _ = ratios(chain, num_systems=100 if N > 16 else 400, num_particles=N)
     z_test(ratio, 1.0, ceiling=0.05)
+
+
+def test_a_mixed_covariance_halves_the_variance_of_a_rare_event() -> None:
+    """The tail of two components of a mixture."""
+    means = torch.tensor([[0.0, -1.3], [1.4, 1.1], [-0.8, 1.2]], dtype=F64)
+    prior = sg.priors.GaussianMixture(torch.tensor([0.5, 0.2, 0.3]), means, scale=0.35)
+
+    def cost(x):
+        return -torch.special.log_ndtr((x[:, 1] - 2.5) / 0.1)
+
+    spread = []
+    for local in (0.0, 0.5):
+        post = sg.sample(
+            prior, cost, num_particles=200, num_systems=100, num_steps=40, progress=False,
+            potential=KrylovLaplace(local=local), trigger=sg.triggers.ess_below(0.9),
+        )  # fmt: skip
+        ratio = torch.exp(post.log_evidence - post.log_evidence.mean())
+        spread.append(float(ratio.var() / ratio.mean() ** 2))
+    assert spread[1] < 0.75 * spread[0]
 
 
 def test_curvature_below_zero_is_taken_as_straight() -> None:
@@ -136,7 +164,7 @@ def test_a_flat_cost_has_its_own_value() -> None:
     torch.testing.assert_close(value, torch.full_like(value, -3.0))
 
 
-@pytest.mark.parametrize("arguments", [{"num_iters": 0}, {"num_steps": 0}])
+@pytest.mark.parametrize("arguments", [{"num_iters": 0}, {"num_steps": 0}, {"local": 1.5}])
 def test_bad_arguments_are_refused(arguments) -> None:
     with pytest.raises(sg.InvalidInput, match="must be at least 1"):
         KrylovLaplace(**arguments)
