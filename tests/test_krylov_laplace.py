@@ -96,7 +96,7 @@ def test_evidence_is_unbiased(proposal, N, local) -> None:
     z_test(ratio, 1.0, ceiling=0.05)
 
 
-def test_a_mixed_covariance_halves_the_variance_of_a_rare_event() -> None:
+def test_a_mixed_covariance_lowers_the_variance_of_a_rare_event() -> None:
     """The tail of two components of a mixture."""
     means = torch.tensor([[0.0, -1.3], [1.4, 1.1], [-0.8, 1.2]], dtype=F64)
     prior = sg.priors.GaussianMixture(torch.tensor([0.5, 0.2, 0.3]), means, scale=0.35)
