@@ -99,12 +99,11 @@ def check_conditional(
         )
     resampler.conditional(torch.zeros(1, num_particles), torch.Generator())
     kind = type(model)
-    if isinstance(model, GuidedDiffusion):
-        _check_guided(model)
-    elif kind.refresh is not FeynmanKac.refresh or kind.adapt is not FeynmanKac.adapt:
+    if model.extras:
         raise InvalidInput(
-            f"{kind.__name__} has moves or adapts to its population, which conditional SMC does not "
-            "know how to undo. Leave out its `refresh` and `adapt`."
+            f"Conditional SMC: the model must only propagate, this one has {', '.join(model.extras)}. "
+            "Leave moves and starts out (sweeps are Markov moves of whole paths), freeze adaptive "
+            "strengths (`freeze`), give the model inside of Candidates."
         )
     if kind.conditional_step is FeynmanKac.conditional_step:
         raise InvalidInput(
@@ -113,21 +112,6 @@ def check_conditional(
         )
     if ancestor_sampling:
         _check_ancestor_sampling(model)
-
-
-def _check_guided(model: GuidedDiffusion) -> None:
-    spoilers = {"move": model.move, "start": model.start}
-    found = [f"{name}={part!r}" for name, part in spoilers.items() if part is not None]
-    if found:
-        raise InvalidInput(
-            f"Conditional SMC is for models without moves and starts; this one has {', '.join(found)}. "
-            "Leave them out: the sweeps themselves are Markov moves of whole paths."
-        )
-    if model.potential.adaptive_cess is not None:
-        raise InvalidInput(
-            f"{model.potential!r} chooses its strengths from the population, so that the target would "
-            "change from sweep to sweep. Freeze those of one run (`freeze`)."
-        )
 
 
 def _check_ancestor_sampling(model: FeynmanKac) -> None:

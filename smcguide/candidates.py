@@ -38,19 +38,11 @@ def _check_plain(model: FeynmanKac) -> None:
             f"Candidates: expected a model, got {model!r}. For `wrap` give e.g. "
             "functools.partial(sg.Candidates, num=4)."
         )
-    if isinstance(model, Candidates):
-        raise InvalidInput("Candidates: one choice per step; use a larger num instead of nesting.")
-    if hasattr(model, "potential"):
-        extras = [getattr(model, name, None) for name in ("move", "start")]
-        extras.append(model.potential.adaptive_cess)
-        plain = all(extra is None for extra in extras)
-    else:
-        kind = type(model)
-        plain = kind.refresh is FeynmanKac.refresh and kind.adapt is FeynmanKac.adapt
-    if not plain:
+    if model.extras:
         raise InvalidInput(
-            "Candidates: the model must have no moves, no start and no adaptive strengths (freeze them "
-            "first)."
+            f"Candidates: the model must only propagate, this one has {', '.join(model.extras)}. Leave "
+            "moves and starts out, freeze adaptive strengths (`freeze`), use a larger num instead of "
+            "nesting."
         )
 
 
@@ -106,6 +98,10 @@ class Candidates(FeynmanKac):
         return self.model.exactness if self.weighted else worst([own, self.model.exactness])
 
     @property
+    def extras(self) -> list[str]:
+        return [repr(self)]
+
+    @property
     def kl_bound(self) -> float:
         """Upper bound of the KL that argmax pays: log n - (n - 1) / n for each choice."""
         choices = sum(not self.is_noiseless(j) for j in range(self.num_steps))
@@ -138,20 +134,20 @@ class Candidates(FeynmanKac):
 
     def _choose(self, x: Tensor, wide: Carry, log_g: Tensor, generator: Generator) -> Propagated:
         S, N, n = log_g.shape
+        tempered = log_g / self.temperature
         if self.rule == "argmax":
             chosen = log_g.argmax(-1)
         else:
             u = torch.rand(S * N, 1, generator=generator, dtype=log_g.dtype, device=log_g.device)
             # where every candidate is dead any choice will do
-            tempered = (log_g / self.temperature).flatten(0, 1)
             alive = (tempered > -torch.inf).any(-1, keepdim=True)
-            chosen = inverse_cdf(torch.where(alive, tempered, 0.0), u).reshape(S, N)
+            choice = torch.where(alive, tempered, 0.0).flatten(0, 1)
+            chosen = inverse_cdf(choice, u).reshape(S, N)
         weight = torch.zeros_like(log_g[..., 0])
         if self.weighted:
-            tempered = log_g / self.temperature
-            best = log_g.gather(-1, chosen[..., None])[..., 0]
-            log_np = best / self.temperature - log_mean_exp(tempered)
-            weight = torch.where(torch.isneginf(best), best, best - log_np)
+            own = log_g.gather(-1, chosen[..., None])[..., 0]
+            log_np = own / self.temperature - log_mean_exp(tempered)
+            weight = torch.where(torch.isneginf(own), own, own - log_np)
         flat = chosen + n * torch.arange(N, device=x.device)
         systems = torch.arange(S, device=x.device)[:, None]
         carry = {name: a[systems, flat] for name, a in wide.items()}

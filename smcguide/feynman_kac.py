@@ -80,6 +80,14 @@ class FeynmanKac(ABC):
     def exactness(self) -> str:
         return EXACT
 
+    @property
+    def extras(self) -> list[str]:
+        """What the model does to its population besides propagating it, in words: what a wrapper of
+        its steps, such as `Candidates` or conditional SMC, would lose."""
+        hooks = {"refresh": "moves (its `refresh`)", "adapt": "adaptive choices (its `adapt`)"}
+        own = (name for name in hooks if getattr(type(self), name) is not getattr(FeynmanKac, name))
+        return [hooks[name] for name in own]
+
     @abstractmethod
     def initial(self, shape: tuple[int, int], generator: Generator) -> Propagated:
         """The first population, shape = (S, N), with log_g = log G_0."""

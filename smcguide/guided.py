@@ -108,10 +108,6 @@ class GuidedDiffusion(LookAhead):
         """What may be claimed of this model's results, from its parts; see `smcguide.exactness`."""
         return exactness.label(self.parts.values())
 
-    def wants_gradient(self, k: int) -> bool:
-        users = (self.move, self.start if k == 0 else None)
-        return any(part is not None and part.needs_gradient for part in users)
-
     def initial(self, shape: tuple[int, int], generator: Generator) -> Propagated:
         return self.conditional_initial(shape, generator, None)
 

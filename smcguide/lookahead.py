@@ -11,9 +11,11 @@ from torch import Tensor
 
 from smcguide.chain import BaseChain
 from smcguide.costs.base import TerminalCost
+from smcguide.moves.base import Move
 from smcguide.potentials.base import Potential
 from smcguide.proposals.base import Proposal
 from smcguide.records import Level, Look
+from smcguide.starts.base import Start
 from smcguide.steps import ChunkStep
 
 Carry = Mapping[str, Tensor]
@@ -25,6 +27,8 @@ class LookAhead(BaseChain):
     cost: TerminalCost
     potential: Potential
     proposal: Proposal
+    move: Move | None
+    start: Start | None
     evaluations: Counter[str]
 
     def denoise(self, x: Tensor, t: Level) -> Tensor:
@@ -61,7 +65,15 @@ class LookAhead(BaseChain):
 
     def wants_gradient(self, k: int) -> bool:
         """Whether somebody besides the proposal wants the gradient of the value after k transitions."""
-        return False
+        users = (self.move, self.start if k == 0 else None)
+        return any(part is not None and part.needs_gradient for part in users)
+
+    @property
+    def extras(self) -> list[str]:
+        parts = {"move": self.move, "start": self.start}
+        found = [f"{name}={part!r}" for name, part in parts.items() if part is not None]
+        adaptive = self.potential.adaptive_cess is not None
+        return found + [f"strengths chosen by the population ({self.potential!r})"] * adaptive
 
     def _step(self, k: int, carry: Carry) -> ChunkStep:
         return ChunkStep(self, k, self.levels[k], self.levels[k + 1], carry)

@@ -108,11 +108,10 @@ def _affordable(model: GuidedDiffusion, budget: int, num_initial: int) -> tuple[
             f"rollover: a budget of {budget} cannot pay for {num_initial} first draws (at least 1) and "
             f"one candidate in each of {len(paid)} steps; give at least {num_initial + len(paid)}."
         )
-    plain = model.move is None and model.start is None and model.potential.adaptive_cess is None
-    if model.proposal.is_guided or model.num_systems is not None or not plain:
+    if model.proposal.is_guided or model.num_systems is not None or model.extras:
         raise InvalidInput(
-            f"rollover: needs proposals.Bootstrap(), a cost with one observation, and no moves, start or "
-            f"adaptive strength; got {model.proposal!r}, {model.cost!r} and {model.potential!r}."
+            "rollover: needs proposals.Bootstrap(), a cost with one observation, and a model that only "
+            f"propagates; got {model.proposal!r}, {model.cost!r}, {', '.join(model.extras) or 'no more'}."
         )
     return noisy, len(paid) - len(noisy)
 

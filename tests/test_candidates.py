@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_exactness import COV, MEAN, PRIOR, STD, TIMES, A, Y, build, oracle, ratios
+from test_exactness import COV, MEAN, PRIOR, STD, TIMES, A, Y, build, oracle
 
 import smcguide as sg
 from smcguide.testing import z_test
@@ -185,9 +185,48 @@ def test_bad_candidates_are_refused(arguments, message) -> None:
         sg.Candidates(build(), **arguments)
 
 
-def test_a_model_with_moves_is_refused() -> None:
-    with pytest.raises(sg.InvalidInput, match="no moves"):
-        sg.Candidates(build(move=sg.moves.PCN()))
+class Hooks(sg.FeynmanKac):
+    """A model with moves of its own."""
+
+    num_steps, event_shape = 2, (1,)
+
+    def initial(self, shape, generator):
+        x = torch.zeros(*shape, 1, dtype=F64)
+        return sg.Propagated(x, x[..., 0])
+
+    def step(self, k, x, carry, generator):
+        return sg.Propagated(x, x[..., 0])
+
+    def refresh(self, k, x, carry, fires, generator):
+        return x + 1, carry
+
+
+MORE = {
+    "moves": (build(move=sg.moves.PCN()), "move=PCN"),
+    "a start": (build(start=sg.starts.TemperedStart(sg.moves.PCN())), "start=TemperedStart"),
+    "its own hooks": (Hooks(), "its `refresh`"),
+    "candidates": (sg.Candidates(build(), 2), "larger num instead of nesting"),
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_a_model_that_does_more_than_propagate_is_refused(case) -> None:
+    model, message = MORE[case]
+    with pytest.raises(sg.InvalidInput, match=message):
+        sg.Candidates(model, 2)
+
+
+def test_what_is_no_model_is_refused_with_the_way_to_wrap() -> None:
+    with pytest.raises(sg.InvalidInput, match=r"functools\.partial\(sg\.Candidates, num=4\)"):
+        sg.Candidates(4)
+
+
+def test_paths_of_candidates_are_refused_before_the_network() -> None:
+    model = sg.Candidates(build(), 2)
+    before = dict(model.evaluations)
+    with pytest.raises(sg.InvalidInput, match="has no paths"):
+        sg.run(model, num_particles=4, record=("paths",), progress=False)
+    assert dict(model.evaluations) == before
 
 
 # ---- rollover budget forcing ----------------------------------------------------------------------
@@ -260,5 +299,25 @@ def test_rollover_refuses_a_guided_proposal() -> None:
         sg.rollover(model, budget=100)
 
 
-def test_ratios_helper_is_of_the_same_problem() -> None:
-    z_test(ratios(build(), num_systems=100)[0], 1.0, ceiling=0.05)
+@pytest.mark.parametrize("extra", [
+    {"move": sg.moves.PCN()},
+    {"start": sg.starts.TemperedStart(sg.moves.PCN())},
+    {"potential": Q.Tempered(Q.Tweedie(1.0), Q.Adaptive(0.9))},
+])  # fmt: skip
+def test_rollover_refuses_what_it_would_ignore(extra) -> None:
+    with pytest.raises(sg.InvalidInput, match="only propagates"):
+        sg.rollover(build(**extra), budget=100)
+
+
+def test_rollover_refuses_values_that_call_the_network_again() -> None:
+    with pytest.raises(sg.InvalidInput, match="more than once per value"):
+        sg.rollover(build(potential=Q.Lookahead(3)), budget=100, progress=False)
+
+
+def test_the_budget_pays_for_steps_without_noise_too_A17() -> None:
+    model = build(potential=Q.Tweedie(1.0), kernel=sg.kernels.DDIM(0.6))
+    post = sg.rollover(model, budget=9, num_chains=3, num_initial=2, progress=False)
+    assert post.evaluations["network_forward"] <= 27
+    flat = build(potential=Q.Tweedie(1.0), kernel=sg.kernels.DDIM(0.0))
+    with pytest.raises(sg.InvalidInput, match="cannot pay"):
+        sg.rollover(flat, budget=100)

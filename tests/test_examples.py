@@ -87,3 +87,21 @@ def test_benchmark_candidates(tmp_path: Path) -> None:
     best = {(int(n), int(block)): (cost, bound) for n, block, cost, bound, _ in rows}
     assert best[1, 1][0] > best[16, 20][0] > best[16, 5][0] > best[16, 1][0]
     assert best[16, 1][1] > best[16, 5][1] > best[16, 20][1]
+
+
+def test_benchmark_ablation(tmp_path: Path) -> None:
+    script = str(ROOT / "benchmarks/digits_exact.py")
+    out = run(
+        script, "--digits", 2, "--particles", 16, "--steps", 6, "--ablation", cwd=tmp_path
+    )
+    assert len(out.splitlines()) == 1 + 2 * 7
+
+
+def test_benchmark_phaseless(tmp_path: Path) -> None:
+    script = str(ROOT / "benchmarks/phaseless.py")
+    out = run(
+        script, "--digits", 2, "--replicates", 2, "--particles", 16, "--steps", 8, cwd=tmp_path
+    )
+    rows = [line.split() for line in out.splitlines()[1:]]
+    assert len(rows) == 8
+    assert all(math.isfinite(float(row[3])) and float(row[4]) > 0 for row in rows)

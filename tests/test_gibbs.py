@@ -444,19 +444,20 @@ class Moves(NoDensity):
 
 WITH = {"ancestor_sampling": True}
 REFUSED = {
-    "move": (build(move=sg.moves.PCN()), {}, r"move=PCN.*Leave them out"),
+    "move": (build(move=sg.moves.PCN()), {}, r"move=PCN.*Leave moves and starts out"),
     "adaptive": (
         build(potential=Q.Tempered(Q.Tweedie())),
         {},
-        "Adaptive.*chooses its strengths.*Freeze",
+        "Adaptive.*freeze adaptive",
     ),
+    "candidates": (sg.Candidates(build(), 2), {}, "Candidates.*give the model inside"),
     "one particle": (MODEL, {"num_particles": 1}, "num_particles must be .* at least 2"),
     "no sweeps": (MODEL, {"sweeps": 0}, "sweeps must be a whole number of at least 1, got 0"),
     "burn_in": (MODEL, {"burn_in": -1}, "burn_in must be a whole number of at least 0"),
     "chains": (MODEL, {"num_chains": 0}, "num_chains must be a whole number of at least 1"),
     "resampler": (MODEL, {"resampler": sg.resamplers.Stratified()}, "no conditional law"),
     "no path": (NoPath(), {}, "NoPath cannot run along a given path"),
-    "own moves": (Moves(), {}, "Moves has moves"),
+    "own moves": (Moves(), {}, "moves .its `refresh`"),
     "past matters": (build(potential=PATH_DEPENDENT), WITH, "FKSteering.*another past"),
     "multistep": (build(kernel=Multistep()), WITH, "Multistep.*remembers earlier steps"),
     "no density": (NoDensity(), WITH, "NoDensity has no log_transition"),

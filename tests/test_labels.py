@@ -182,7 +182,7 @@ ILLEGAL = {
         lambda: sg.Candidates(
             guided(potential=Q.Tempered(Q.Tweedie(1.0), Q.Adaptive(0.9))), 4
         ),
-        r"freeze them first",
+        r"freeze adaptive strengths",
     ),
 }
 
@@ -192,6 +192,14 @@ def test_illegal_combinations_are_refused_with_the_remedy(case: str) -> None:
     make, message = ILLEGAL[case]
     with pytest.raises(sg.InvalidInput, match=message):
         make()
+
+
+def test_refusing_a_scheme_costs_no_network_call() -> None:
+    model = guided(move=sg.moves.PCN(num_moves=3, waste_free=True))
+    before = dict(model.evaluations)
+    with pytest.raises(sg.InvalidInput, match="Killing"):
+        sg.run(model, num_particles=16, resampler=sg.resamplers.Killing())
+    assert dict(model.evaluations) == before
 
 
 def test_a_truncated_start_is_fine_where_the_law_is_known() -> None:

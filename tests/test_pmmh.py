@@ -320,3 +320,16 @@ def test_refusals_say_what_to_do(case) -> None:
     given |= {"build": Gain, "log_prior": flat, "progress": False} | changes
     with pytest.raises(sg.InvalidInput, match=message):
         pmmh(given.pop("build"), given.pop("log_prior"), given.pop("theta0"), **given)
+
+
+def test_a_theta_that_makes_no_model_says_what_to_do() -> None:
+    def make(theta):
+        cost = sg.costs.LinearGaussian(torch.eye(2).double(), torch.zeros(2).double(), float(theta))
+        return sg.model(PRIOR, cost, num_steps=4)
+
+    message = r"no model for theta = \[-0.5\].*Return -inf from log_prior"
+    with pytest.raises(sg.InvalidInput, match=message):
+        pmmh(
+            make, normal_log_prior(0.0, 1.0), torch.tensor([-0.5]), num_iters=2, num_particles=4,
+            step=0.1, progress=False,
+        )  # fmt: skip

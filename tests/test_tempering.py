@@ -372,3 +372,17 @@ def test_wrong_parts_are_refused():
         Tempered(ADAPTIVE, 0.5)
     with pytest.raises(InvalidInput, match="inner must be a potential"):
         Tempered(Tweedie, 0.5)
+
+
+def test_strength_zero_says_nothing_of_impossible_events() -> None:
+    def hard(x):
+        return torch.where(x[:, 0] > 0, 0.0, torch.inf)
+
+    model = build(potential=sg.potentials.Tempered(sg.potentials.Tweedie(1.0), 0.0))
+    chain = sg.GuidedDiffusion(
+        model.prior, hard, kernel=sg.kernels.DDPM(), times=model.parts["times"],
+        potential=sg.potentials.Tempered(sg.potentials.Tweedie(1.0), 0.0),
+        proposal=sg.proposals.Bootstrap(),
+    )  # fmt: skip
+    post = sg.run(chain, num_particles=64, progress=False)
+    assert bool(torch.isfinite(post.log_evidence))

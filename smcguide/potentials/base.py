@@ -13,6 +13,7 @@ the look (x, x0_hat, t); row i depends on particle i only. A complete potential:
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -77,3 +78,16 @@ class SignalFraction:
 
 
 SIGNAL_FRACTION = SignalFraction()
+Strength = float | Callable[[Level], float]
+
+
+def strength_at(strength: Strength, t: Level) -> float:
+    """A strength that is a number, or a function of the level."""
+    return strength(t) if callable(strength) else strength
+
+
+def tweedie(costs: Iterable[Any], look: Look) -> Tensor | float:
+    """Minus the costs at the denoised estimate, with the default strength; 0 for none. What a potential
+    makes of summands that it is not made for."""
+    values = (c(look.x0_hat).double() for c in costs)
+    return -SIGNAL_FRACTION(look.t) * sum(values, 0.0)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.potentials.base import SIGNAL_FRACTION, Potential
+from smcguide.potentials.base import Potential, tweedie
 from smcguide.potentials.widths import Linear, Masked, Measured, Widened
 from smcguide.problem import Problem
 from smcguide.records import Look
@@ -112,8 +112,7 @@ class InflatedGaussian(Potential):
 
     def log_value(self, look: Look) -> Tensor:
         values = [term.log_value(look) for term in self._terms]
-        values += [-SIGNAL_FRACTION(look.t) * c(look.x0_hat).double() for c in self._rest]
-        return torch.stack(values).sum(0)
+        return torch.stack(values).sum(0) + tweedie(self._rest, look)
 
     def residual(self, look: Look) -> Tensor:
         """r (S, N, m) with log psi = -|r|^2 / 2 + constant, for Gauss-Newton."""

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.potentials.base import SIGNAL_FRACTION, Potential
-from smcguide.potentials.monte_carlo import unknown
+from smcguide.potentials.base import Potential, tweedie
+from smcguide.potentials.widths import unknown
 from smcguide.problem import Problem
 from smcguide.records import Level, Look
 from smcguide.rehearsal import Rehearsal
@@ -104,9 +104,7 @@ class Laplace(Potential):
         std = torch.cat([k.std for k in self._gaussian])
         value = -0.5 * white.square().sum(-1) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         value = value - std.log().sum() - 0.5 * len(std) * math.log(2 * math.pi)
-        for cost in self._rest:
-            value = value - SIGNAL_FRACTION(look.t) * cost(look.x0_hat).double()
-        return value
+        return value + tweedie(self._rest, look)
 
     def _residual(self, x0: Tensor) -> Tensor:
         return torch.cat([c.residual(x0) for c in self._gaussian], -1)

@@ -12,13 +12,12 @@ References: Song et al., DDIM (arXiv 2010.02502); Karras et al. (2206.00364), th
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.potentials.base import SIGNAL_FRACTION, Potential
+from smcguide.potentials.base import SIGNAL_FRACTION, Potential, Strength, strength_at
 from smcguide.records import Level, Look
 from smcguide.schedules import Schedule
 
@@ -39,19 +38,18 @@ class Lookahead(Potential):
     """
 
     num_steps: int = 2
-    strength: float | Callable[[Level], float] = SIGNAL_FRACTION
+    strength: Strength = SIGNAL_FRACTION
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise InvalidInput(f"{self!r}: num_steps must be at least 1.")
 
     def log_value(self, look: Look) -> Tensor:
-        strength = self.strength(look.t) if callable(self.strength) else self.strength
         t, x, D = look.t, look.x, look.x0_hat
         for s in self._between(t, look.step.schedule):
             x = s.alpha * D + s.sigma / t.sigma * (x - t.alpha * D)
             t, D = s, look.step.denoise_at(x, s)
-        return -strength * self.cost(D).double()
+        return -strength_at(self.strength, look.t) * self.cost(D).double()
 
     def _between(self, t: Level, schedule: Schedule) -> list[Level]:
         """The levels on the way from t to data, both left out."""

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.potentials.base import SIGNAL_FRACTION, Potential
+from smcguide.potentials.base import Potential, tweedie
 from smcguide.potentials.widths import Linear, Masked, Widened
 from smcguide.problem import Problem
 from smcguide.records import Look
@@ -111,9 +111,7 @@ class MomentMatched(Potential):
             width = 1 + w.clamp(min=0)
             form, log_det = (r.square() / width).sum(-1), width.log().sum(-1)
         value = -0.5 * (form + log_det) - (std * math.sqrt(2 * math.pi)).log().sum()
-        for c in self._rest:
-            value = value - SIGNAL_FRACTION(look.t) * c(look.x0_hat).double()
-        return value
+        return value + tweedie(self._rest, look)
 
     def _residual(self, x0: Tensor) -> Tensor:
         return torch.cat([c.residual(x0) for c in self._linear], -1)

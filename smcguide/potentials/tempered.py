@@ -8,7 +8,6 @@ References: Jasra et al. (2011); Zhou, Johansen, Aston (arXiv 1303.3123).
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.exactness import EXACT, LIMIT, worst
-from smcguide.potentials.base import Potential
+from smcguide.potentials.base import Potential, Strength, strength_at
 from smcguide.problem import Problem
-from smcguide.records import Level, Look
+from smcguide.records import Look
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Tempered(Potential):
     """
 
     inner: Potential
-    strength: float | Callable[[Level], float] | Adaptive = Adaptive()
+    strength: Strength | Adaptive = Adaptive()
 
     def __post_init__(self) -> None:
         if not isinstance(self.inner, Potential) or self.inner.adaptive_cess is not None:
@@ -117,6 +116,6 @@ class Tempered(Potential):
         value, memory = self.inner.evaluate(look)
         if isinstance(self.strength, Adaptive):
             return value if look.strength is None else look.strength * value, memory
-        strength = self.strength(look.t) if callable(self.strength) else self.strength
+        strength = strength_at(self.strength, look.t)
         # a strength of 0 says nothing, of impossible events too
         return torch.zeros_like(value) if strength == 0 else strength * value, memory

@@ -4,13 +4,12 @@ At high noise the estimate is far from the data and the cost over-confident, so 
 rise from small values to 1. (Wu et al., TDS, arXiv 2306.17775, has l_t = 1.)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from smcguide.potentials.base import SIGNAL_FRACTION, Potential
-from smcguide.records import Level, Look
+from smcguide.potentials.base import SIGNAL_FRACTION, Potential, Strength, strength_at
+from smcguide.records import Look
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,7 @@ class Tweedie(Potential):
         strength: l_t, a number or a function of the level.
     """
 
-    strength: float | Callable[[Level], float] = SIGNAL_FRACTION
+    strength: Strength = SIGNAL_FRACTION
 
     def log_value(self, look: Look) -> Tensor:
-        strength = (
-            self.strength if isinstance(self.strength, float | int) else self.strength(look.t)
-        )
-        return -strength * self.cost(look.x0_hat).double()
+        return -strength_at(self.strength, look.t) * self.cost(look.x0_hat).double()

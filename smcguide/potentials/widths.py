@@ -15,6 +15,16 @@ from smcguide.records import Level, Look
 from smcguide.rehearsal import Moments, Rehearsal
 
 
+def unknown(t: Level, variance: float | None, rehearsal: Rehearsal | None) -> float:
+    """r_t^2, the variance per coordinate of x_0 given x_t: (1 / variance + alpha^2 / sigma^2)^-1, or as
+    measured on draws of the prior, but no more than that of x_t / alpha."""
+    if variance is not None:
+        return float(t.prior_width(torch.tensor(variance, dtype=torch.float64)))
+    if rehearsal is None:
+        raise InvalidInput("Of this prior nothing is known: give the potential a variance.")
+    return min(float(rehearsal.interpolate(rehearsal.residual_variance, t)), t.ratio**2)
+
+
 class Widened(ABC):
     """One Gaussian summand of a cost; a subclass says b_t and W_t."""
 
