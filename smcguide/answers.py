@@ -1,6 +1,8 @@
 """The questions that weighted particles answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,11 +17,13 @@ class Answers:
     Attributes:
         x: (S, N, *E) particles.
         log_w: (S, N) float64 log-weights.
+        parameters: name -> (S, N, ...), unknown parameters of the cost.
         has_systems: whether answers carry the axis S.
     """
 
     x: Tensor
     log_w: Tensor
+    parameters: Mapping[str, Tensor]
     has_systems: bool
 
     def _answer(self, a: Tensor, axis: int = 0) -> Tensor:
@@ -66,3 +70,28 @@ class Answers:
         index = self.ancestors_of_draws(num, seed)
         systems = torch.arange(len(self.x), device=index.device)[:, None]
         return self._answer(self.x[systems, index])
+
+    def get_samples(self, num_samples: int | None = None, seed: int = 0) -> dict[str, Tensor]:
+        """Equal-weight draws of the joint law as a dictionary of "x0" and the parameters, by default as
+        many as particles."""
+        num = num_samples or self.x.shape[1]
+        latents = {"x0": self, **{name: self.marginal(name) for name in self.parameters}}
+        return {name: latent.draws(num, seed) for name, latent in latents.items()}
+
+    def get_weighted_samples(self) -> tuple[dict[str, Tensor], Tensor]:
+        """The particles and their parameters as a dictionary, and their log-weights."""
+        named = {"x0": self.x, **self.parameters}
+        return {name: self._answer(a) for name, a in named.items()}, self._answer(self.log_w)
+
+    def marginal(self, name: str) -> Self:
+        """The same result with a parameter as the particles: mean, quantile, draws, ... are then its own.
+
+        Raises:
+            InvalidInput: for a name that is not among `parameters`.
+        """
+        if name not in self.parameters:
+            raise InvalidInput(
+                f"marginal: there is no parameter {name!r}; there are {sorted(self.parameters)}."
+            )
+        out: Self = replace(self, x=self.parameters[name], parameters={})  # type: ignore[type-var]
+        return out

@@ -12,6 +12,7 @@ from smcguide.errors import InvalidInput
 from smcguide.grids import Grid
 from smcguide.kernels.base import Kernel
 from smcguide.moves.base import Move
+from smcguide.parameter_moves.base import ParameterMove
 from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior, require_float
 from smcguide.proposals.base import Proposal
@@ -87,6 +88,7 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (cost.num_systems or 1, 2, *model.event_shape)
     x = torch.randn(shape, generator=generator, dtype=prior.dtype).to(prior.device)
+    cost = typical(cost, x)
     values = cost(x)
     if values.shape != shape[:2]:
         raise InvalidInput(
@@ -97,9 +99,9 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
             f"The cost {cost!r} is {values.flatten().tolist()} on standard normal events; a cost must "
             "not be NaN or -inf (+inf is allowed and means impossible)."
         )
-    potential.check(cost)
+    potential.check(model.cost)
     _check_gradient(cost, x, potential, potential)
-    proposal.check(cost, potential)
+    proposal.check(model.cost, potential)
     if proposal.is_guided:
         _check_gradient(cost, x, proposal, potential)
         _check_noise(model, proposal)
@@ -108,6 +110,31 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
             require(part, base, name)
             part.check(potential, model.levels)
             _check_gradient(cost, x, part, potential)
+    _check_parameters(model, potential)
+
+
+def typical(cost: Any, x: Tensor) -> Any:
+    """The cost of events x (S, N, *E) with parameters from their prior; itself without any."""
+    parameters = cost.parameters
+    if parameters is None:
+        return cost
+    theta = parameters.draw(x.shape[0] * x.shape[1], torch.Generator(x.device).manual_seed(0))
+    return cost.at(theta.unflatten(0, x.shape[:2]))
+
+
+def _check_parameters(model: Any, potential: Any) -> None:
+    """Raise InvalidInput unless a model has a move of parameters exactly where it has parameters."""
+    parameters, move = model.cost.parameters, model.parameter_move
+    if parameters is None and move is None:
+        return
+    if parameters is None:
+        raise InvalidInput(f"parameter_move={move!r}: the cost {model.cost!r} has no parameters.")
+    require(move, ParameterMove, "parameter_move")
+    if not potential.is_markov:
+        raise InvalidInput(
+            f"The value of {potential!r} depends on a particle's past, under the parameters it had then. "
+            "With unknown parameters use potentials.KrylovLaplace() or potentials.Tweedie()."
+        )
 
 
 def _check_gradient(cost: Any, x: Tensor, part: Any, potential: Any) -> None:

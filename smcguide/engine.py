@@ -164,8 +164,7 @@ def run(
 
     Arguments:
         record: also "paths", the ancestral path (S, K + 1, N, *E) of each final particle.
-        progress: True, False, "auto" (a bar on a terminal only), or a function called with each
-            StepInfo.
+        progress: True, False, "auto" (a bar on a terminal only), or a function of each StepInfo.
 
     Returns:
         The posterior, with the final weights.
@@ -195,6 +194,7 @@ def run(
         "settings": settings,
         "has_systems": num_systems is not None or model.num_systems is not None,
         "are_replicates": model.num_systems is None,
+        "parameters": model.outputs(final.carry),
     }
     paths = {} if lineage is None else {"paths": lineage.paths()["x"].transpose(1, 2)}
     return collect(final, trace, about, paths)

@@ -146,6 +146,10 @@ class FeynmanKac(ABC):
         """Numbers per system (S,) to keep in the trace."""
         return {}
 
+    def outputs(self, carry: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What a result holds of the final particles besides their states, name -> (S, N, ...)."""
+        return {}
+
     def culprit(self, k: int) -> tuple[str, str]:
         """Who is to blame for illegal weights after k transitions, and what to do about it."""
         return f"{type(self).__name__}", "Check that log_g is never NaN or +inf."

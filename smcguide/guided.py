@@ -25,6 +25,8 @@ from smcguide.grids import Grid
 from smcguide.kernels.base import Kernel
 from smcguide.lookahead import LookAhead
 from smcguide.moves.base import Move
+from smcguide.parameter_moves.base import ParameterMove
+from smcguide.parameter_refresh import begin_parameters, refresh_parameters
 from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior
 from smcguide.problem import Problem
@@ -37,6 +39,7 @@ from smcguide.steps import chunks, join, present
 from smcguide.tempering import temper
 
 Carry = Mapping[str, Tensor]
+_KEPT = ("theta", "acceptance", "parameter_acceptance")  # through a transition, as they are
 
 
 class GuidedDiffusion(LookAhead):
@@ -49,8 +52,8 @@ class GuidedDiffusion(LookAhead):
         times: a grid, or a tensor of K + 1 times from noise to 0 (see `grids.recurrent` for more).
         potential: values log psi_t before the last step.
         proposal: replaces the kernel.
-        move: Markov moves of the particles between the steps, None for none.
-        start: how the first population is made, None for the prior's own law.
+        move, start: Markov moves between the steps, and how the first population is made; None for none.
+        parameter_move: Markov moves of the cost's unknown parameters, if it has some.
         chunk_size: largest number of particles in the network at once (at least one per system),
             None for all. Results do not depend on it beyond the network's own rounding.
         rehearsal: what kernels and potentials may know of the prior; default: made when needed.
@@ -73,6 +76,7 @@ class GuidedDiffusion(LookAhead):
         proposal: Proposal,
         move: Move | None = None,
         start: Start | None = None,
+        parameter_move: ParameterMove | None = None,
         chunk_size: int | None = None,
         rehearsal: Rehearsal | None = None,
     ) -> None:
@@ -83,13 +87,13 @@ class GuidedDiffusion(LookAhead):
         self.levels = [prior.schedule.level(t) for t in resolve_times(times, prior)]
         self.num_steps = len(self.levels) - 1
         self.evaluations: Counter[str] = Counter()
-        self.move, self.start = move, start
+        self.move, self.start, self.parameter_move = move, start, parameter_move
         self.parts: dict[str, Any] = {
             "prior": prior, "cost": self.cost, "times": times,
             "kernel": kernel, "potential": potential, "proposal": proposal,
         }  # fmt: skip
-        self.parts |= {} if move is None else {"move": move}
-        self.parts |= {} if start is None else {"start": start}
+        optional = {"move": move, "start": start, "parameter_move": parameter_move}
+        self.parts |= {name: part for name, part in optional.items() if part is not None}
         dry_run(self, potential, proposal)
         needed = kernel.needs_rehearsal or potential.needs_rehearsal or proposal.needs_rehearsal
         if rehearsal is None and needed:
@@ -119,7 +123,8 @@ class GuidedDiffusion(LookAhead):
         noise = self.draw_noise(x, generator)
         if pinned is not None:
             x[:, 0] = pinned["x"]
-        return begin(self, x, present({"psi_noise": noise}), generator)
+        fields = present({"psi_noise": noise}) | begin_parameters(self, shape, generator)
+        return begin(self, x, fields, generator)
 
     def step(self, k: int, x: Tensor, carry: Carry, generator: Generator) -> Propagated:
         return self.conditional_step(k, x, carry, generator, None)
@@ -154,13 +159,13 @@ class GuidedDiffusion(LookAhead):
                 "kernel_memory": base.memory, "proposal_memory": memory,
                 "psi_past": here.get("psi_memory"),
                 "psi_noise": None if noise is None else noise[:, i],
+                **{name: here.get(name) for name in _KEPT},
             })  # fmt: skip
             ahead |= self.look_ahead(k + 1, x_s, ahead)
             ahead["log_g"] = base.log_ratio(q, z_i) + ahead["log_psi"] - here["log_psi"]
             ahead["path_kl"] = here["path_kl"] + q.kl(base)
             if "acceptance" in here:
                 ahead |= {"parent_mean": base.mean, "parent_std": base.std_like(base.mean)}
-                ahead["acceptance"] = here["acceptance"]
             parts.append(ahead | {"x": x_s})
         out = join(parts)
         return Propagated(out.pop("x"), out.pop("log_g"), out)
@@ -180,13 +185,15 @@ class GuidedDiffusion(LookAhead):
     def refresh(
         self, k: int, x: Tensor, carry: Carry, fires: Tensor | None, generator: Generator
     ) -> tuple[Tensor, Carry]:
-        return refresh(self, k, x, carry, fires, generator)
+        x, carry = refresh(self, k, x, carry, fires, generator)
+        return x, refresh_parameters(self, k, x, carry, fires, generator)
 
     def adapt(self, k: int, log_w: Tensor, moved: Propagated) -> Propagated:
         return temper(self, k, log_w, moved)
 
     def report(self, carry: Carry) -> dict[str, Tensor]:
-        seen = {name: carry[name] for name in ("acceptance", "strength") if name in carry}
+        names = ("acceptance", "parameter_acceptance", "strength")
+        seen = {name: carry[name] for name in names if name in carry}
         return {"path_kl": carry["path_kl"].mean(-1)} | {n: a.mean(-1) for n, a in seen.items()}
 
     def culprit(self, k: int) -> tuple[str, str]:

@@ -48,7 +48,7 @@ class LookAhead(BaseChain):
         there and the proposal of the next: x0_hat, log_psi, and as asked grad and psi_memory."""
         if self.levels[k].sigma == 0:
             self.evaluations["cost"] += x.shape[0] * x.shape[1]
-            return {"x0_hat": x, "log_psi": -self.cost(x).double()}
+            return {"x0_hat": x, "log_psi": -self.cost.at(carry.get("theta"))(x).double()}
         step = self._step(k, carry)
         if self.proposal.needs_gradient or self.wants_gradient(k):
 
@@ -63,6 +63,11 @@ class LookAhead(BaseChain):
             out = {"x0_hat": look.x0_hat, "log_psi": look.value}
         return out if memory is None else out | {"psi_memory": memory.detach()}
 
+    def value_of(self, k: int, x: Tensor, carry: Carry) -> Tensor:
+        """log psi of states x that have been looked at, under the parameters in `carry`; without the
+        network where a value can do without its Jacobian."""
+        return self._evaluate(x, self._step(k, carry), self.potential, carry["x0_hat"])[0].value
+
     def wants_gradient(self, k: int) -> bool:
         """Whether somebody besides the proposal wants the gradient of the value after k transitions."""
         users = (self.move, self.start if k == 0 else None)
@@ -73,20 +78,29 @@ class LookAhead(BaseChain):
         parts = {"move": self.move, "start": self.start}
         found = [f"{name}={part!r}" for name, part in parts.items() if part is not None]
         adaptive = self.potential.adaptive_cess is not None
-        return found + [f"strengths chosen by the population ({self.potential!r})"] * adaptive
+        found += [f"strengths chosen by the population ({self.potential!r})"] * adaptive
+        return found + ["unknown parameters of the cost"] * (self.cost.parameters is not None)
+
+    def outputs(self, carry: Carry) -> dict[str, Tensor]:
+        if self.cost.parameters is None:
+            return {}
+        named = self.cost.parameters.constrain(carry["theta"].flatten(0, 1))
+        return {name: a.unflatten(0, carry["theta"].shape[:2]) for name, a in named.items()}
 
     def _step(self, k: int, carry: Carry) -> ChunkStep:
         return ChunkStep(self, k, self.levels[k], self.levels[k + 1], carry)
 
-    def _evaluate(self, x: Tensor, step: ChunkStep, value: Potential) -> tuple[Look, Tensor | None]:
-        """The look at x with its value, and the potential's memory of it."""
+    def _evaluate(
+        self, x: Tensor, step: ChunkStep, value: Potential, x0_hat: Tensor | None = None
+    ) -> tuple[Look, Tensor | None]:
+        """The look at x with its value, and the potential's memory of it; `x0_hat` where it is known."""
         here, vjp = x, None
         if value.needs_jacobian:
             with torch.enable_grad():
                 here = x if x.requires_grad else x.detach().requires_grad_()
                 x0_hat = self.denoise(here, step.t)
             vjp = self._counted(self._vjp(x0_hat, here), x.shape[0] * x.shape[1])
-        else:
+        elif x0_hat is None:
             x0_hat = self.denoise(x, step.t)
         look = Look(here, x0_hat, step.t, vjp=vjp, **step.past())
         self.evaluations["cost"] += x.shape[0] * x.shape[1] * int(value.uses_cost)

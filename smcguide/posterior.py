@@ -33,6 +33,7 @@ class Posterior(Answers):
         recorded: name -> (S, K + 1, ...), what the run was asked to record.
         evaluations: total number of network_forward, network_backward and cost evaluations.
         settings: what was run, as text and numbers.
+        parameters: unknown parameters of the cost, name -> (S, N, ...), see `marginal`.
         has_systems: whether answers carry the axis S.
         are_replicates: whether the systems are replicates of one problem.
     """
@@ -47,6 +48,7 @@ class Posterior(Answers):
     recorded: Mapping[str, Tensor] = field(default_factory=dict)
     evaluations: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
     has_systems: bool = True
     are_replicates: bool = True
 
@@ -138,14 +140,6 @@ class Posterior(Answers):
     def dtm_bound(self) -> Tensor:
         """Variational lower bound of log Z; NaN unless the run never resampled."""
         return self._answer(self.bound)
-
-    def get_samples(self, num_samples: int | None = None, seed: int = 0) -> dict[str, Tensor]:
-        """Equal-weight draws as a dictionary, by default as many as particles."""
-        return {"x0": self.draws(num_samples or self.x.shape[1], seed)}
-
-    def get_weighted_samples(self) -> tuple[dict[str, Tensor], Tensor]:
-        """The particles as a dictionary, and their log-weights."""
-        return {"x0": self.particles}, self.log_weights
 
     def pooled(self) -> "Posterior":
         """Replicate systems as one population of S N particles, each system weighted by its Z.

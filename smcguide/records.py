@@ -48,6 +48,7 @@ class Look:
         noise: (S, N, J, *E) the particle's own standard normal numbers, if the potential wants some.
         strength: (S, N) the strength of an adaptively tempered potential, once it has been chosen.
         step: what may be asked about the step that starts here (`proposals.base.Step`).
+        theta: (S, N, p) float64 the particles' parameters, if the cost has some.
         vjp: v -> (d x0_hat / d x)^T v, (S, N, *E), if the potential asked for it.
     """
 
@@ -60,6 +61,7 @@ class Look:
     noise: Tensor | None = None
     strength: Tensor | None = None
     step: Any = None
+    theta: Tensor | None = None
     vjp: Callable[[Tensor], Tensor] | None = None
 
     @property

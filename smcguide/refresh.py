@@ -36,7 +36,7 @@ def refresh(
     silent = {**carry, "acceptance": torch.full_like(carry["log_psi"], torch.nan)}
     if move is None or (k > 0 and model.is_noiseless(k - 1)):
         return x, silent
-    if not move.every_step and (fires is None or _knows_that_none(fires)):
+    if not move.every_step and (fires is None or knows_that_none(fires)):
         return x, silent
     run = _chain if move.waste_free else _sweep
     moved_x, moved, rate = run(model, k, move, x, dict(carry), generator)
@@ -44,10 +44,10 @@ def refresh(
     if move.every_step or fires is None:
         return moved_x, moved
     mask = fires[:, None].expand_as(rate)
-    return _where(mask, moved_x, x), {n: _where(mask, moved[n], silent[n]) for n in carry}
+    return choose(mask, moved_x, x), {n: choose(mask, moved[n], silent[n]) for n in carry}
 
 
-def _knows_that_none(fires: Tensor) -> bool:
+def knows_that_none(fires: Tensor) -> bool:
     """Whether no system fires, asked only where the answer is at hand."""
     return fires.device.type == "cpu" and not bool(fires.any())
 
@@ -105,8 +105,8 @@ def attempt(
         log_ratio = log_ratio + _initial_ratio(model, there_x) - _initial_ratio(model, x)
     # never a candidate without a value: NaN is below nothing
     accepted = (u.log() < log_ratio) & there["log_psi"].isfinite()
-    out = {name: _where(accepted, there[name], a) for name, a in here.items()}
-    return _where(accepted, there_x, x), out, accepted
+    out = {name: choose(accepted, there[name], a) for name, a in here.items()}
+    return choose(accepted, there_x, x), out, accepted
 
 
 def _candidate(
@@ -174,5 +174,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(2).sum(-1, dtype=torch.float64)
 
 
-def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def choose(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a where the mask (S, n) is set, else b; fields (S, n, ...)."""
     return torch.where(mask.reshape(*mask.shape, *[1] * (b.ndim - 2)), a, b)

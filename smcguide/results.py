@@ -64,7 +64,8 @@ def pooled(post: Posterior) -> Posterior:
     return Posterior(
         post.x.flatten(0, 1)[None], log_w, eves, log_z,
         post.bound.mean(0, keepdim=True), trace, post.times, {}, post.evaluations,
-        about, has_systems=False,
+        about, {name: a.flatten(0, 1)[None] for name, a in post.parameters.items()},
+        has_systems=False,
     )  # fmt: skip
 
 

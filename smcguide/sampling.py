@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from smcguide.boundary import as_prior, is_differentiable
+from smcguide.boundary import as_prior, is_differentiable, typical
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.engine import run
 from smcguide.errors import InvalidInput
@@ -19,6 +19,8 @@ from smcguide.guided import GuidedDiffusion
 from smcguide.kernels.base import Kernel
 from smcguide.kernels.matched import MatchedDDPM
 from smcguide.moves.base import Move
+from smcguide.parameter_moves.base import ParameterMove
+from smcguide.parameter_moves.random_walk import RandomWalk
 from smcguide.posterior import Posterior
 from smcguide.potentials.base import Potential
 from smcguide.potentials.inflated import InflatedGaussian
@@ -52,7 +54,8 @@ def default_proposal(prior: Prior, cost: TerminalCost) -> Proposal:
 
 def _has_gradient(prior: Prior, cost: TerminalCost) -> bool:
     x = torch.zeros(cost.num_systems or 1, 1, *prior.event_shape, dtype=prior.dtype)
-    return is_differentiable(cost, x.to(prior.device))
+    x = x.to(prior.device)
+    return is_differentiable(typical(cost, x), x)
 
 
 def model(
@@ -66,6 +69,7 @@ def model(
     times: Grid | Tensor | None = None,
     move: Move | None = None,
     start: Start | None = None,
+    parameter_move: ParameterMove | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     chunk_size: int | None = None,
@@ -91,6 +95,7 @@ def model(
         proposal=proposal or default_proposal(prior, cost),
         move=move,
         start=start,
+        parameter_move=parameter_move or (RandomWalk() if cost.parameters is not None else None),
         chunk_size=chunk_size,
     )
 
@@ -108,6 +113,7 @@ def sample(
     times: Grid | Tensor | None = None,
     move: Move | None = None,
     start: Start | None = None,
+    parameter_move: ParameterMove | None = None,
     wrap: Callable[[GuidedDiffusion], FeynmanKac] | None = None,
     resampler: Resampler | None = None,
     trigger: Trigger | None = None,
@@ -130,6 +136,7 @@ def sample(
         proposal, potential, kernel, times, resampler, trigger: None for the default, which is
             recorded in the result's settings.
         move, start: Markov moves between the steps, and how the first population is made; None for none.
+        parameter_move: Markov moves of the cost's unknown parameters; None for RandomWalk().
         wrap: makes another model of the guided one, e.g. functools.partial(sg.Candidates, num=4).
         seed: of all randomness.
         device, dtype: where and in what precision the particles live; None for the prior's.
@@ -151,7 +158,8 @@ def sample(
     check_run(sized, num_particles, num_systems, record, progress, seed)
     guided = model(
         prior, cost, num_steps=num_steps, proposal=proposal, potential=potential, kernel=kernel,
-        times=times, move=move, start=start, device=device, dtype=dtype, chunk_size=chunk_size,
+        times=times, move=move, start=start, parameter_move=parameter_move, device=device, dtype=dtype,
+        chunk_size=chunk_size,
     )  # fmt: skip
     return run(
         wrap(guided) if wrap else guided, num_particles=num_particles, num_systems=num_systems,

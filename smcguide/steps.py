@@ -46,7 +46,9 @@ class ChunkStep:
 
     def past(self) -> dict[str, Any]:
         """What a look is given of the particles' past, and this step."""
-        fields = {"memory": "psi_past", "noise": "psi_noise", "strength": "strength"}
+        fields = {
+            "memory": "psi_past", "noise": "psi_noise", "strength": "strength", "theta": "theta",
+        }  # fmt: skip
         return {name: self.carry.get(key) for name, key in fields.items()} | {"step": self}
 
     def denoise(self, x: Tensor) -> Tensor:
@@ -63,7 +65,8 @@ class ChunkStep:
 
     def cost(self, x0: Tensor) -> Tensor:
         self.model.evaluations["cost"] += x0.shape[0] * x0.shape[1]
-        return self.model.cost(x0)
+        cost: Tensor = self.model.cost.at(self.carry.get("theta"))(x0)
+        return cost
 
     def gradient(self, f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
         value, _, vjp = self.model.pullback(lambda u: (f(u), None), u)

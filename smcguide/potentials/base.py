@@ -2,14 +2,15 @@
 
 Any positive function is legal: the library divides psi_t out again, so a bad guess costs variance and
 never exactness. At the last level the library uses -C itself. A value is a differentiable function of
-the look (x, x0_hat, t); row i depends on particle i only. A complete potential:
+the look (x, x0_hat, t); row i depends on particle i only. A cost may have parameters, another theta for
+each particle, None without any. A complete potential:
 
     >>> from dataclasses import dataclass
     >>> from smcguide.potentials import Potential
     >>> @dataclass(frozen=True)
     ... class Timid(Potential):
     ...     def log_value(self, look):
-    ...         return -0.1 * self.cost(look.x0_hat)
+    ...         return -0.1 * self.cost.at(look.theta)(look.x0_hat)
 """
 
 from abc import ABC, abstractmethod
@@ -89,5 +90,5 @@ def strength_at(strength: Strength, t: Level) -> float:
 def tweedie(costs: Iterable[Any], look: Look) -> Tensor | float:
     """Minus the costs at the denoised estimate, with the default strength; 0 for none. What a potential
     makes of summands that it is not made for."""
-    values = (c(look.x0_hat).double() for c in costs)
+    values = (c.at(look.theta)(look.x0_hat).double() for c in costs)
     return -SIGNAL_FRACTION(look.t) * sum(values, 0.0)

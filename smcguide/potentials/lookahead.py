@@ -49,7 +49,8 @@ class Lookahead(Potential):
         for s in self._between(t, look.step.schedule):
             x = s.alpha * D + s.sigma / t.sigma * (x - t.alpha * D)
             t, D = s, look.step.denoise_at(x, s)
-        return -strength_at(self.strength, look.t) * self.cost(D).double()
+        cost: Tensor = self.cost.at(look.theta)(D)
+        return -strength_at(self.strength, look.t) * cost.double()
 
     def _between(self, t: Level, schedule: Schedule) -> list[Level]:
         """The levels on the way from t to data, both left out."""

@@ -68,5 +68,6 @@ class MonteCarlo(Potential):
             raise InvalidInput(f"{self!r} needs a look with random numbers.")
         xi = look.noise[:, :, : self.num_draws]  # a proposal may have asked for more
         r = unknown(look.t, self.variance, self._rehearsal) ** 0.5
-        values = -self.cost((look.x0_hat[:, :, None] + r * xi).flatten(1, 2)).double()
+        events = (look.x0_hat[:, :, None] + r * xi).flatten(1, 2)
+        values = -self.cost.at(look.theta)(events).double()
         return weights.log_mean_exp(values.unflatten(1, xi.shape[1:3]))

@@ -23,4 +23,5 @@ class Tweedie(Potential):
     strength: Strength = SIGNAL_FRACTION
 
     def log_value(self, look: Look) -> Tensor:
-        return -strength_at(self.strength, look.t) * self.cost(look.x0_hat).double()
+        cost: Tensor = self.cost.at(look.theta)(look.x0_hat)
+        return -strength_at(self.strength, look.t) * cost.double()

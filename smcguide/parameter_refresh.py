@@ -1,0 +1,125 @@
+"""How the particles' parameters begin and move: leapfrog candidates, accepted or not, chunk by chunk.
+
+See `parameter_moves.base` for the law that they leave alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from smcguide.parameter_moves.base import ParameterMove
+from smcguide.refresh import choose, knows_that_none
+from smcguide.steps import chunks, join
+
+Fields = Mapping[str, Tensor]
+
+
+def begin_parameters(model: Any, shape: tuple[int, int], generator: Generator) -> dict[str, Tensor]:
+    """theta (S, N, p) from its prior; nothing where the cost has no parameters."""
+    parameters = model.cost.parameters
+    if parameters is None:
+        return {}
+    draws: Tensor = parameters.draw(shape[0] * shape[1], generator)
+    silent = torch.full(shape, torch.nan, dtype=torch.float64, device=draws.device)
+    return {"theta": draws.unflatten(0, shape), "parameter_acceptance": silent}
+
+
+@torch.no_grad()
+def refresh_parameters(
+    model: Any, k: int, x: Tensor, carry: Fields, fires: Tensor | None, generator: Generator
+) -> Fields:
+    """Move the parameters of the systems just resampled (`fires`, (S,) bool or None), or of all."""
+    if "theta" not in carry:
+        return carry
+    move: ParameterMove = model.parameter_move
+    rate = torch.full_like(carry["log_psi"], torch.nan)
+    if not move.every_step and (fires is None or knows_that_none(fires)):
+        return {**carry, "parameter_acceptance": rate}
+    theta = carry["theta"]
+    z = [_normal(theta, generator) for _ in range(move.num_moves)]
+    u = [_uniform(theta, generator) for _ in range(move.num_moves)]
+    moved = join([
+        _sweep(
+            Target(model, k, x[:, i], {name: a[:, i] for name, a in carry.items()}),
+            move, [a[:, i] for a in z], [a[:, i] for a in u],
+        )
+        for i in chunks(tuple(x.shape[:2]), model.chunk_size)
+    ])  # fmt: skip
+    if move.every_step or fires is None:
+        return {**carry, **moved}
+    mask = fires[:, None].expand_as(rate)
+    silent = {**carry, "parameter_acceptance": rate}
+    return {**carry, **{name: choose(mask, a, silent[name]) for name, a in moved.items()}}
+
+
+@dataclass(frozen=True)
+class Target:
+    """log p(theta) + log psi_t(x_t; theta) of one chunk, in coordinates of width 1."""
+
+    model: Any
+    k: int
+    x: Tensor
+    carry: Fields
+
+    @property
+    def scales(self) -> Tensor:
+        scales: Tensor = self.model.cost.parameters.scales
+        return scales.to(self.x.device)
+
+    def log_prior(self, theta: Tensor) -> Tensor:
+        values: Tensor = self.model.cost.parameters.log_prob(theta.flatten(0, 1))
+        return values.unflatten(0, theta.shape[:2])
+
+    def __call__(self, theta: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """log prior, log psi and the force (S, n, p), zero where none is needed."""
+
+        def value(theta: Tensor) -> tuple[Tensor, Tensor]:
+            log_psi = self.model.value_of(self.k, self.x, {**self.carry, "theta": theta})
+            log_prior = self.log_prior(theta)
+            return log_psi + log_prior, torch.stack([log_prior, log_psi]).detach()
+
+        if not needs_gradient:
+            log_prior, log_psi = value(theta)[1]
+            return log_prior, log_psi, torch.zeros_like(theta)
+        total, (log_prior, log_psi), vjp = self.model.pullback(value, theta)
+        return log_prior, log_psi, self.scales * vjp(torch.ones_like(total))
+
+
+def _sweep(
+    target: Target, move: ParameterMove, z: list[Tensor], u: list[Tensor]
+) -> dict[str, Tensor]:
+    """New theta, its log_psi, and the share of candidates accepted."""
+    theta, log_psi = target.carry["theta"], target.carry["log_psi"]
+    log_prior, force = target.log_prior(theta), torch.zeros_like(theta)
+    if move.needs_gradient:
+        force = target(theta, True)[2]
+    accepted = torch.zeros_like(log_psi)
+    for n in range(move.num_moves):
+        e = move.size(n, theta.shape[-1])
+        there, momentum, there_force = theta, z[n], force
+        for _ in range(move.num_leapfrog):
+            momentum = momentum + e / 2 * there_force
+            there = there + e * target.scales * momentum
+            there_prior, there_psi, there_force = target(there, move.needs_gradient)
+            momentum = momentum + e / 2 * there_force
+        kinetic = (z[n].square() - momentum.square()).sum(-1) / 2
+        log_ratio = there_prior + there_psi - log_prior - log_psi + kinetic
+        # never a candidate without a value: NaN is below nothing
+        taken = (u[n].log() < log_ratio) & there_psi.isfinite()
+        theta, force = choose(taken, there, theta), choose(taken, there_force, force)
+        log_prior = torch.where(taken, there_prior, log_prior)
+        log_psi = torch.where(taken, there_psi, log_psi)
+        accepted = accepted + taken / move.num_moves
+    return {"theta": theta, "log_psi": log_psi, "parameter_acceptance": accepted}
+
+
+def _normal(like: Tensor, generator: Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def _uniform(like: Tensor, generator: Generator) -> Tensor:
+    shape = like.shape[:2]
+    return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
