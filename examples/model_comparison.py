@@ -40,10 +40,10 @@ def main():
         picture = camera(truth) + NOISE * torch.randn(1, 4, 4)
         log_z = {}
         for name, suspect in cameras.items():
-            smc = SMC(program, num_particles=128, num_chains=4, num_steps=50)
+            smc = SMC(program, num_particles=128, num_chains=2, num_steps=50)
             smc.run(suspect, picture)
             log_z[name] = float(smc.get_log_normalizer())
-            se = float(smc.result.log_z.std() / 2)
+            se = float(smc.result.log_z.std() / 2**0.5)
             print(f"taken by {taken_by:9s} log p(picture | {name}) = {log_z[name]:.2f} +- {se:.2f}")
         other = next(name for name in cameras if name != taken_by)
         odds = log_z[taken_by] - log_z[other]

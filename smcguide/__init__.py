@@ -29,6 +29,8 @@ from smcguide.feynman_kac import FeynmanKac, Propagated
 from smcguide.freezing import freeze
 from smcguide.gibbs import particle_gibbs
 from smcguide.guided import GuidedDiffusion
+from smcguide.parameter_gibbs import parameter_gibbs
+from smcguide.parameters import Independent, Parameters
 from smcguide.pilot import tune_move
 from smcguide.pmmh import pmmh
 from smcguide.posterior import Posterior
@@ -44,9 +46,11 @@ __all__ = [
     "DegenerateWeights",
     "FeynmanKac",
     "GuidedDiffusion",
+    "Independent",
     "InvalidInput",
     "MissingExtra",
     "ParameterChains",
+    "Parameters",
     "Posterior",
     "Propagated",
     "SmcguideError",
@@ -59,6 +63,7 @@ __all__ = [
     "kernels",
     "model",
     "moves",
+    "parameter_gibbs",
     "parameter_moves",
     "particle_gibbs",
     "pmmh",

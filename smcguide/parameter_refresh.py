@@ -3,7 +3,7 @@
 See `parameter_moves.base` for the law that they leave alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from smcguide.parameter_moves.base import ParameterMove
+from smcguide.parameters import Parameters
 from smcguide.refresh import choose, knows_that_none
 from smcguide.steps import chunks, join
 
@@ -38,14 +39,10 @@ def refresh_parameters(
     rate = torch.full_like(carry["log_psi"], torch.nan)
     if not move.every_step and (fires is None or knows_that_none(fires)):
         return {**carry, "parameter_acceptance": rate}
-    theta = carry["theta"]
-    z = [_normal(theta, generator) for _ in range(move.num_moves)]
-    u = [_uniform(theta, generator) for _ in range(move.num_moves)]
+    z, u = numbers(move, carry["theta"], generator)
     moved = join([
-        _sweep(
-            Target(model, k, x[:, i], {name: a[:, i] for name, a in carry.items()}),
-            move, [a[:, i] for a in z], [a[:, i] for a in u],
-        )
+        _visit(model, k, move, x[:, i], {name: a[:, i] for name, a in carry.items()},
+               [a[:, i] for a in z], [a[:, i] for a in u])
         for i in chunks(tuple(x.shape[:2]), model.chunk_size)
     ])  # fmt: skip
     if move.every_step or fires is None:
@@ -55,44 +52,60 @@ def refresh_parameters(
     return {**carry, **{name: choose(mask, a, silent[name]) for name, a in moved.items()}}
 
 
+def _visit(
+    model: Any, k: int, move: ParameterMove, x: Tensor, carry: Fields,
+    z: Sequence[Tensor], u: Sequence[Tensor],
+) -> dict[str, Tensor]:  # fmt: skip
+    def value(theta: Tensor) -> Tensor:
+        log_psi: Tensor = model.value_of(k, x, {**carry, "theta": theta})
+        return log_psi
+
+    target = Target(model.cost.parameters, value, model.pullback)
+    return walk(target, move, carry["theta"], carry["log_psi"], z, u)
+
+
 @dataclass(frozen=True)
 class Target:
-    """log p(theta) + log psi_t(x_t; theta) of one chunk, in coordinates of width 1."""
+    """log p(theta) + log psi(theta) of a chunk of particles, in coordinates where the prior has width 1.
 
-    model: Any
-    k: int
-    x: Tensor
-    carry: Fields
+    Attributes:
+        parameters: theta's prior.
+        value: theta (S, n, p) -> log psi (S, n).
+        pullback: differentiates, as `LookAhead.pullback`.
+    """
 
-    @property
-    def scales(self) -> Tensor:
-        scales: Tensor = self.model.cost.parameters.scales
-        return scales.to(self.x.device)
+    parameters: Parameters
+    value: Callable[[Tensor], Tensor]
+    pullback: Callable[..., tuple[Tensor, Any, Callable[[Tensor], Tensor]]]
 
     def log_prior(self, theta: Tensor) -> Tensor:
-        values: Tensor = self.model.cost.parameters.log_prob(theta.flatten(0, 1))
-        return values.unflatten(0, theta.shape[:2])
+        return self.parameters.log_prob(theta.flatten(0, 1)).unflatten(0, theta.shape[:2])
 
     def __call__(self, theta: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
         """log prior, log psi and the force (S, n, p), zero where none is needed."""
 
-        def value(theta: Tensor) -> tuple[Tensor, Tensor]:
-            log_psi = self.model.value_of(self.k, self.x, {**self.carry, "theta": theta})
-            log_prior = self.log_prior(theta)
-            return log_psi + log_prior, torch.stack([log_prior, log_psi]).detach()
+        def total(theta: Tensor) -> tuple[Tensor, Tensor]:
+            terms = torch.stack([self.log_prior(theta), self.value(theta)])
+            return terms.sum(0), terms.detach()
 
         if not needs_gradient:
-            log_prior, log_psi = value(theta)[1]
+            log_prior, log_psi = total(theta)[1]
             return log_prior, log_psi, torch.zeros_like(theta)
-        total, (log_prior, log_psi), vjp = self.model.pullback(value, theta)
-        return log_prior, log_psi, self.scales * vjp(torch.ones_like(total))
+        value, (log_prior, log_psi), vjp = self.pullback(total, theta)
+        force = self.parameters.scales.to(theta.device) * vjp(torch.ones_like(value))
+        return log_prior, log_psi, force
 
 
-def _sweep(
-    target: Target, move: ParameterMove, z: list[Tensor], u: list[Tensor]
-) -> dict[str, Tensor]:
-    """New theta, its log_psi, and the share of candidates accepted."""
-    theta, log_psi = target.carry["theta"], target.carry["log_psi"]
+def walk(
+    target: Target, move: ParameterMove, theta: Tensor, log_psi: Tensor,
+    z: Sequence[Tensor], u: Sequence[Tensor],
+) -> dict[str, Tensor]:  # fmt: skip
+    """The candidates of one visit: new theta (S, n, p), its log_psi, and the share that was accepted.
+
+    Arguments:
+        z, u: normal (S, n, p) and uniform (S, n) numbers of each candidate.
+    """
+    scales = target.parameters.scales.to(theta.device)
     log_prior, force = target.log_prior(theta), torch.zeros_like(theta)
     if move.needs_gradient:
         force = target(theta, True)[2]
@@ -102,7 +115,7 @@ def _sweep(
         there, momentum, there_force = theta, z[n], force
         for _ in range(move.num_leapfrog):
             momentum = momentum + e / 2 * there_force
-            there = there + e * target.scales * momentum
+            there = there + e * scales * momentum
             there_prior, there_psi, there_force = target(there, move.needs_gradient)
             momentum = momentum + e / 2 * there_force
         kinetic = (z[n].square() - momentum.square()).sum(-1) / 2
@@ -114,6 +127,14 @@ def _sweep(
         log_psi = torch.where(taken, there_psi, log_psi)
         accepted = accepted + taken / move.num_moves
     return {"theta": theta, "log_psi": log_psi, "parameter_acceptance": accepted}
+
+
+def numbers(
+    move: ParameterMove, theta: Tensor, generator: Generator
+) -> tuple[list[Tensor], list[Tensor]]:
+    """z and u of one visit, for `walk`."""
+    z = [_normal(theta, generator) for _ in range(move.num_moves)]
+    return z, [_uniform(theta, generator) for _ in range(move.num_moves)]
 
 
 def _normal(like: Tensor, generator: Generator) -> Tensor:

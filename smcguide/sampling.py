@@ -22,9 +22,10 @@ from smcguide.moves.base import Move
 from smcguide.parameter_moves.base import ParameterMove
 from smcguide.parameter_moves.random_walk import RandomWalk
 from smcguide.posterior import Posterior
-from smcguide.potentials.base import Potential
+from smcguide.potentials.base import SIGNAL_FRACTION, Potential
 from smcguide.potentials.inflated import InflatedGaussian
 from smcguide.potentials.krylov_laplace import KrylovLaplace
+from smcguide.potentials.tempered import Tempered
 from smcguide.potentials.tweedie import Tweedie
 from smcguide.priors.base import Prior
 from smcguide.proposals.base import Proposal
@@ -38,12 +39,16 @@ from smcguide.triggers import Trigger
 
 
 def default_potential(prior: Prior, cost: TerminalCost) -> Potential:
-    """InflatedGaussian where it can serve the cost, KrylovLaplace for other costs with a gradient, else
-    Tweedie."""
+    """InflatedGaussian where it can serve the cost, KrylovLaplace for other costs with a gradient
+    (tempered where there are unknown parameters, which it would otherwise choose among at the noisiest
+    level), else Tweedie."""
     try:
         InflatedGaussian().check(cost)
     except InvalidInput:
-        return KrylovLaplace() if _has_gradient(prior, cost) else Tweedie()
+        if not _has_gradient(prior, cost):
+            return Tweedie()
+        value = KrylovLaplace()
+        return value if cost.parameters is None else Tempered(value, SIGNAL_FRACTION)
     return InflatedGaussian()
 
 

@@ -4,6 +4,7 @@ ArviZ summarises equal-weight draws, so the group `posterior` holds a resample; 
 particles are in `weighted_posterior`, the history of the run in `smc` (see `bridges.netcdf`).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from smcguide.bridges.netcdf import datasets
@@ -26,7 +27,15 @@ def to_arviz(posterior: Posterior, num_draws: int | None = None) -> Any:
         InvalidInput: for num_draws below 1.
         MissingExtra: without ArviZ.
     """
-    groups = datasets(posterior, num_draws)
+    return container(datasets(posterior, num_draws))
+
+
+def container(groups: Mapping[str, Any]) -> Any:
+    """ArviZ's container of xarray datasets, group name -> dataset; "/" holds the attributes.
+
+    Raises:
+        MissingExtra: without ArviZ.
+    """
     try:
         import arviz
     except ImportError as error:
@@ -34,7 +43,6 @@ def to_arviz(posterior: Posterior, num_draws: int | None = None) -> Any:
     if int(arviz.__version__.split(".")[0]) >= 1:
         from xarray import DataTree
 
-        return DataTree.from_dict(groups)
-    root = groups.pop("/")
-    members: dict[str, Any] = dict(groups)
-    return arviz.InferenceData(attrs=root.attrs, **members)
+        return DataTree.from_dict(dict(groups))
+    members = {name: group for name, group in groups.items() if name != "/"}
+    return arviz.InferenceData(attrs=groups["/"].attrs, **members)

@@ -11,61 +11,58 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from smcguide.bridges.arviz import container
 from smcguide.bridges.netcdf import library_version, require, to_numpy
 from smcguide.chains import Chains, ParameterChains
-from smcguide.errors import MissingExtra
-
-Variables = Mapping[str, tuple[Tensor, tuple[str, ...]]]
 
 
 def chains_to_arviz(chains: Chains) -> Any:
     """Groups `posterior` (x0) and `sample_stats` (log_evidence, changed by step).
 
     Raises:
-        MissingExtra: without ArviZ.
+        MissingExtra: without xarray or ArviZ.
     """
-    stats = {"log_evidence": (chains.log_z, ()), "changed": (chains.changed, ("step",))}
-    return _container({"x0": (chains.x, _dims("x0", chains.x))}, stats, chains)
+    return container({**chain_stats(chains), "posterior": dataset({"x0": chains.x})})
 
 
 def parameters_to_arviz(chains: ParameterChains) -> Any:
     """Groups `posterior` (theta, x0) and `sample_stats` (log_evidence, log_prior, accepted).
 
     Raises:
-        MissingExtra: without ArviZ.
+        MissingExtra: without xarray or ArviZ.
     """
     draws = {"theta": chains.theta, "x0": chains.x}
-    stats: dict[str, tuple[Tensor, tuple[str, ...]]] = {
-        "log_evidence": (chains.log_z, ()),
-        "log_prior": (chains.log_prior, ()),
-        "accepted": (chains.accepted, ()),
-    }
-    return _container({name: (a, _dims(name, a)) for name, a in draws.items()}, stats, chains)
+    return container({**chain_stats(chains), "posterior": dataset(draws)})
 
 
-def _dims(name: str, a: Tensor) -> tuple[str, ...]:
-    return tuple(f"{name}_dim_{i}" for i in range(a.ndim - 2))
-
-
-def _container(posterior: Variables, stats: Variables, chains: Chains | ParameterChains) -> Any:
-    xr = require("xarray")
-    try:
-        import arviz
-    except ImportError as error:
-        raise MissingExtra("arviz", "arviz", "to_arviz") from error
-    about = {"inference_library": "smcguide", "inference_library_version": library_version()}
-    groups = {}
-    for name, variables in {"posterior": posterior, "sample_stats": stats}.items():
-        arrays = {n: (("chain", "draw", *dims), to_numpy(a)) for n, (a, dims) in variables.items()}
-        dataset = xr.Dataset(arrays, attrs=about)
-        groups[name] = dataset.assign_coords({d: np.arange(n) for d, n in dataset.sizes.items()})
-    about |= {
+def chain_stats(chains: Chains | ParameterChains) -> dict[str, Any]:
+    """The group `sample_stats`, and the attributes "/"."""
+    if isinstance(chains, Chains):
+        stats = dataset({"log_evidence": chains.log_z, "changed": chains.changed})
+        stats = stats.rename(changed_dim_0="step")
+    else:
+        stats = dataset({
+            "log_evidence": chains.log_z, "log_prior": chains.log_prior, "accepted": chains.accepted,
+        })  # fmt: skip
+    about = {
+        **stats.attrs,
         "evaluations": json.dumps(dict(chains.evaluations)),
         "settings": json.dumps(dict(chains.settings), default=repr),
     }
-    if int(arviz.__version__.split(".")[0]) >= 1:
-        from xarray import DataTree
+    return {"/": require("xarray").Dataset(attrs=about), "sample_stats": stats}
 
-        return DataTree.from_dict({"/": xr.Dataset(attrs=about), **groups})
-    members: dict[str, Any] = dict(groups)
-    return arviz.InferenceData(attrs=about, **members)
+
+def dataset(variables: Mapping[str, Tensor], lead: tuple[str, ...] = ("chain", "draw")) -> Any:
+    """Arrays with these leading axes as an xarray dataset; their own axes are called <name>_dim_<i>.
+
+    Raises:
+        MissingExtra: without xarray.
+    """
+    xr = require("xarray")
+    arrays = {
+        name: ((*lead, *(f"{name}_dim_{i}" for i in range(a.ndim - len(lead)))), to_numpy(a))
+        for name, a in variables.items()
+    }
+    about = {"inference_library": "smcguide", "inference_library_version": library_version()}
+    out = xr.Dataset(arrays, attrs=about)
+    return out.assign_coords({d: np.arange(n) for d, n in out.sizes.items()})

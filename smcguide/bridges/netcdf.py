@@ -2,15 +2,16 @@
 
 Groups, each readable on its own (`xarray.open_dataset(path, group="smc")`):
 
-    posterior           x0 (chain, draw, *E)                   equal-weight draws
+    posterior           x0 and parameters (chain, draw, ...)   equal-weight draws
     sample_stats        particle (chain, draw)                 which particle each draw is
-    weighted_posterior  x0 (chain, particle, *E); log_weight and eve (chain, particle)
+    weighted_posterior  x0 and parameters (chain, particle, ...); log_weight and eve (chain, particle)
     smc                 log_evidence, log_evidence_se, dtm_bound (chain); time (step);
                         trace and recorded arrays (chain, step, ...)
 
-A chain is a system. In `smc` the attributes `role` and `name` of a variable say what it is; a trace
-whose name is that of a final number is called <name>_trace. The file's own attributes hold the
-format, the version, and evaluations, settings and flags as JSON.
+A chain is a system. Of parameters, and in `smc`, the attributes `role` and `name` of a variable say what
+it is; where a name is taken, as that of a final number is to a trace, the variable is called
+<name>_<role>. The file's own attributes hold the format, the version, and evaluations, settings and
+flags as JSON.
 """
 
 import json
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smcguide.bridges.variables import groups
 from smcguide.errors import InvalidInput, MissingExtra
 from smcguide.posterior import Posterior
 
@@ -61,28 +63,15 @@ def datasets(posterior: Posterior, num_draws: int | None = None) -> "dict[str, D
         MissingExtra: without xarray.
     """
     xr = require("xarray")
-    S, N = posterior.log_w.shape
+    N = posterior.log_w.shape[1]
     num_draws = min(N, MOST_DRAWS) if num_draws is None else num_draws
     if num_draws < 1:
         raise InvalidInput(f"num_draws must be at least 1, got {num_draws}.")
-    index = posterior.ancestors_of_draws(num_draws)
-    draws = posterior.x[torch.arange(S, device=index.device)[:, None], index]
-    event = [f"x0_dim_{i}" for i in range(draws.ndim - 2)]
-    weighted = {
-        "x0": (("chain", "particle", *event), to_numpy(posterior.x)),
-        "log_weight": (("chain", "particle"), to_numpy(posterior.log_w)),
-        "eve": (("chain", "particle"), to_numpy(posterior.eves)),
-    }
-    groups = {
-        "posterior": {"x0": (("chain", "draw", *event), to_numpy(draws))},
-        "sample_stats": {"particle": (("chain", "draw"), to_numpy(index))},
-        "weighted_posterior": weighted,
-        "smc": _smc(posterior, event),
-    }
     about = {"inference_library": "smcguide", "inference_library_version": library_version()}
     out = {"/": xr.Dataset(attrs={"format": FORMAT, **about, **_as_json(posterior)})}
-    for group, variables in groups.items():
-        dataset = xr.Dataset(variables, attrs=about)
+    for group, variables in groups(posterior, num_draws).items():
+        arrays = {key: (axes, to_numpy(a), attrs) for key, (axes, a, attrs) in variables.items()}
+        dataset = xr.Dataset(arrays, attrs=about)
         out[group] = dataset.assign_coords({d: np.arange(n) for d, n in dataset.sizes.items()})
     return out
 
@@ -93,12 +82,12 @@ def save(posterior: Posterior, path: Path) -> None:
     Raises:
         MissingExtra: without xarray, h5netcdf or h5py.
     """
-    groups = datasets(posterior)
+    parts = datasets(posterior)
     for package in ENGINE:
         require(package)
     unfinished = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
-        for group, dataset in groups.items():
+        for group, dataset in parts.items():
             dataset.to_netcdf(
                 unfinished,
                 mode="w" if group == "/" else "a",
@@ -140,8 +129,8 @@ def load(path: Path) -> Posterior:
         )
     weighted, smc = read("weighted_posterior"), read("smc")
 
-    def role(wanted: str) -> dict[str, Tensor]:
-        chosen = [v for v in smc.data_vars.values() if v.attrs["role"] == wanted]
+    def role(wanted: str, group: "Dataset" = smc) -> dict[str, Tensor]:
+        chosen = [v for v in group.data_vars.values() if v.attrs.get("role") == wanted]
         return {v.attrs["name"]: _tensor(v) for v in chosen}
 
     return Posterior(
@@ -155,24 +144,9 @@ def load(path: Path) -> Posterior:
         recorded=role("recorded"),
         evaluations=json.loads(about["evaluations"]),
         settings=json.loads(about["settings"]),
+        parameters=role("parameter", weighted),
         **json.loads(about["flags"]),
     )
-
-
-def _smc(posterior: Posterior, event: list[str]) -> dict[str, Any]:
-    """The variables of the group `smc`."""
-    axes = ("chain", "step", "particle", *event)
-    se = posterior.log_evidence_se.reshape(-1)
-    final = {"log_evidence": posterior.log_z, "log_evidence_se": se, "dtm_bound": posterior.bound}
-    out: dict[str, Any] = {"time": ("step", to_numpy(posterior.times), {"role": "final"})}
-    out |= {name: ("chain", to_numpy(a), {"role": "final"}) for name, a in final.items()}
-    for role, arrays in (("trace", posterior.trace), ("recorded", posterior.recorded)):
-        for name, a in arrays.items():
-            key = name.replace("/", "_")
-            while key in out:
-                key = f"{key}_{role}"
-            out[key] = (axes[: a.ndim], to_numpy(a), {"role": role, "name": name})
-    return out
 
 
 def _as_json(posterior: Posterior) -> dict[str, str]:

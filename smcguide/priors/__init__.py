@@ -5,12 +5,14 @@ from smcguide.priors.check import PriorReport, check_prior
 from smcguide.priors.diffusers import from_diffusers
 from smcguide.priors.embedded import load
 from smcguide.priors.empirical import EmpiricalPrior
+from smcguide.priors.joint import JointPrior
 from smcguide.priors.mixture import GaussianMixture
 from smcguide.priors.network import NetworkPrior
 
 __all__ = [
     "EmpiricalPrior",
     "GaussianMixture",
+    "JointPrior",
     "NetworkPrior",
     "Prior",
     "PriorReport",

@@ -1,0 +1,59 @@
+"""A program's posterior for ArviZ: latents and data under the program's own names.
+
+posterior              equal-weight draws of all latents, chain by draw
+posterior_predictive   new data for each of them
+log_likelihood         of each entry of the data, so that `arviz.loo` works
+observed_data          the data
+weighted_posterior     the weighted particles (not for Markov chains)
+sample_stats, smc      as in `bridges.netcdf`
+"""
+
+from typing import Any
+
+import torch
+
+from smcguide.bridges.arviz import container
+from smcguide.bridges.chains import chain_stats, dataset
+from smcguide.bridges.netcdf import MOST_DRAWS, datasets
+from smcguide.bridges.outcome import Outcome
+from smcguide.errors import InvalidInput
+from smcguide.posterior import Posterior
+
+
+def outcome_to_arviz(outcome: Outcome, num_draws: int | None = None) -> Any:
+    """A program's posterior as ArviZ's own container; a chain is a system, or a Markov chain.
+
+    Arguments:
+        outcome: what inference found.
+        num_draws: equal-weight draws per system; default as many as particles, at most 1000. Markov
+            chains are written whole.
+
+    Raises:
+        InvalidInput: for num_draws below 1.
+        MissingExtra: without xarray or ArviZ.
+    """
+    result, (S, N) = outcome.found.result, outcome.found.log_w.shape
+    groups: dict[str, Any]
+    if isinstance(result, Posterior):
+        num = min(N, MOST_DRAWS) if num_draws is None else num_draws
+        if num < 1:
+            raise InvalidInput(f"num_draws must be at least 1, got {num}.")
+        index = result.ancestors_of_draws(num)
+        groups = datasets(result, num)
+        weighted = groups["weighted_posterior"][["log_weight", "eve"]]
+        particles = dataset(outcome.latents, ("chain", "particle"))
+        groups["weighted_posterior"] = weighted.merge(particles)
+    else:
+        index = torch.arange(N).expand(S, N)
+        groups = chain_stats(result)
+    flat = (index + N * torch.arange(S)[:, None]).flatten()
+    drawn = {name: a.flatten(0, 1)[flat] for name, a in outcome.latents.items()}
+    made = {
+        "posterior": drawn,
+        "log_likelihood": outcome.pointwise(flat),
+        "posterior_predictive": outcome.simulate(flat),
+    }
+    for group, arrays in made.items():
+        groups[group] = dataset({name: a.unflatten(0, index.shape) for name, a in arrays.items()})
+    groups["observed_data"] = dataset(outcome.program.observed, ())
+    return container(groups)
