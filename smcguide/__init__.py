@@ -22,6 +22,7 @@ from smcguide import (
 )
 from smcguide.candidates import Candidates
 from smcguide.chains import Chains, ParameterChains
+from smcguide.density import FlowDensity
 from smcguide.draws import draw, rehearse
 from smcguide.engine import iterate, run
 from smcguide.errors import DegenerateWeights, InvalidInput, MissingExtra, SmcguideError
@@ -45,6 +46,7 @@ __all__ = [
     "Chains",
     "DegenerateWeights",
     "FeynmanKac",
+    "FlowDensity",
     "GuidedDiffusion",
     "Independent",
     "InvalidInput",

@@ -93,14 +93,13 @@ def parameter_gibbs(
     move = RandomWalk(num_moves=20) if move is None else move
     resampler, trigger = resampler or Systematic(), trigger or ess_below(0.5)
     check_selection(resampler, trigger)
-    counts = {"sweeps": (sweeps, 1), "burn_in": (burn_in, 0), "num_chains": (num_chains, 1)}
-    check_counts({**counts, "num_particles": (num_particles, 2)})
+    counts = {"sweeps": (sweeps, 1), "burn_in": (burn_in, 0), "num_particles": (num_particles, 2)}
+    check_counts(counts | {"num_chains": (num_chains, 1)})
     if cost.parameters is None:
         raise InvalidInput(f"parameter_gibbs: the cost {cost!r} has no unknown parameters.")
     begin = Generator().manual_seed(_state(seed, 0, 0))
-    theta = _starts(cost.parameters, theta0, num_chains, begin)
-    here = Here(theta, None, theta.new_zeros(num_chains), theta.new_zeros(num_chains))
-    kept, evaluations = [], Counter[str]()
+    theta, nothing = _starts(cost.parameters, theta0, num_chains, begin), torch.zeros(num_chains)
+    here, kept, evaluations = Here(theta, None, nothing, nothing), [], Counter[str]()
     model = build(cost.at(theta))
     check_run(model, num_particles, num_chains, (), progress, seed)
     shape = num_chains, num_particles
@@ -114,12 +113,12 @@ def parameter_gibbs(
             evaluations += model.evaluations
             if n >= burn_in:
                 kept.append(here)
-    limit = [exactness.LIMIT, model.exactness, exactness.label([resampler, trigger])]
+    parts = model.parts | {"cost": cost, "parameter_move": move}
+    parts |= {"resampler": resampler, "trigger": trigger}
     settings = {
-        "num_particles": num_particles, "burn_in": burn_in, "seed": seed, "parameter_move": repr(move),
-        "resampler": repr(resampler), "trigger": repr(trigger),
-        **{k: repr(v) for k, v in model.parts.items()}, "cost": repr(cost),
-        "exactness": exactness.worst(limit),
+        "num_particles": num_particles, "burn_in": burn_in, "seed": seed,
+        **{name: repr(part) for name, part in parts.items()},
+        "exactness": exactness.worst([exactness.LIMIT, exactness.label(parts.values())]),
     }  # fmt: skip
     thetas = torch.stack([h.theta[:, 0] for h in kept], 1).cpu()
     return ParameterChains(

@@ -8,10 +8,11 @@ import textwrap
 import pytest
 
 PROGRAM = """
-import json, sys, warnings
+import importlib, json, sys, warnings
 from pathlib import Path
 
 EXTRAS = ("xarray", "h5netcdf", "h5py", "arviz", "matplotlib", "typer", "rich", "sklearn")
+EXTRAS += ("pyro", "numpyro", "jax")
 sys.modules.update(dict.fromkeys(EXTRAS))  # None there means: cannot be imported
 
 def install(*names):
@@ -47,6 +48,11 @@ out["load"] = attempt(lambda: sg.Posterior.load(folder / "a.nc"))
 out["to_arviz"] = attempt(post.to_arviz)
 out["plot"] = attempt(post.plot)
 out["command"] = attempt(main)
+for name in ("pyro", "numpyro"):
+    bridge = f"smcguide.bridges.{name}"
+    out[name] = attempt(lambda: importlib.import_module(bridge))
+install("numpyro")
+out["numpyro without jax"] = attempt(lambda: importlib.import_module(bridge))
 out["digits"] = attempt(lambda: demo("digits")())
 out["demo without rich"] = attempt(lambda: demo("run_demo")(folder / "demo"))
 install("rich", "matplotlib")
@@ -87,6 +93,9 @@ def outcome(tmp_path_factory):
         ("plot", "matplotlib", "plots"),
         ("digits", "scikit-learn", "cli"),
         ("demo without rich", "rich", "cli"),
+        ("pyro", "pyro-ppl", "pyro"),
+        ("numpyro", "numpyro", "numpyro"),
+        ("numpyro without jax", "numpyro", "numpyro"),
         ("demo without xarray", "xarray", "arviz"),
         ("save without h5netcdf", "h5netcdf", "arviz"),
         ("load without h5netcdf", "h5netcdf", "arviz"),

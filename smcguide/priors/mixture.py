@@ -151,7 +151,7 @@ class GaussianMixture(Prior):
         return t.alpha * self.sample(num, generator) + super().initial(num, t, generator)
 
     def log_initial_ratio(self, x: Tensor, t: Level) -> Tensor:
-        noise = torch.distributions.Normal(0.0, t.sigma)
+        noise = torch.distributions.Normal(x.new_zeros((), dtype=torch.float64), t.sigma)
         return self.log_prob(x, t.time) - noise.log_prob(x.flatten(1).double()).sum(-1)
 
     def _covariances(self) -> Tensor:
