@@ -18,12 +18,14 @@ class Answers:
         x: (S, N, *E) particles.
         log_w: (S, N) float64 log-weights.
         parameters: name -> (S, N, ...), unknown parameters of the cost.
+        recorded: what the run was asked to record.
         has_systems: whether answers carry the axis S.
     """
 
     x: Tensor
     log_w: Tensor
     parameters: Mapping[str, Tensor]
+    recorded: Mapping[str, Tensor]
     has_systems: bool
 
     def _answer(self, a: Tensor, axis: int = 0) -> Tensor:
@@ -93,5 +95,7 @@ class Answers:
             raise InvalidInput(
                 f"marginal: there is no parameter {name!r}; there are {sorted(self.parameters)}."
             )
-        out: Self = replace(self, x=self.parameters[name], parameters={})  # type: ignore[type-var]
+        # the recorded states are those of the events
+        kept = {n: a for n, a in self.recorded.items() if n in ("ancestors", "log_weights")}
+        out: Self = replace(self, x=self.parameters[name], parameters={}, recorded=kept)  # type: ignore[type-var]
         return out

@@ -110,19 +110,19 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
             require(part, base, name)
             part.check(potential, model.levels)
             _check_gradient(cost, x, part, potential)
-    _check_parameters(model, potential)
+    _check_parameters(model, potential, x)
 
 
-def typical(cost: Any, x: Tensor) -> Any:
+def typical(cost: Any, x: Tensor, needs_gradient: bool = False) -> Any:
     """The cost of events x (S, N, *E) with parameters from their prior; itself without any."""
     parameters = cost.parameters
     if parameters is None:
         return cost
     theta = parameters.draw(x.shape[0] * x.shape[1], torch.Generator(x.device).manual_seed(0))
-    return cost.at(theta.unflatten(0, x.shape[:2]))
+    return cost.at(theta.requires_grad_(needs_gradient).unflatten(0, x.shape[:2]))
 
 
-def _check_parameters(model: Any, potential: Any) -> None:
+def _check_parameters(model: Any, potential: Any, x: Tensor) -> None:
     """Raise InvalidInput unless a model has a move of parameters exactly where it has parameters."""
     parameters, move = model.cost.parameters, model.parameter_move
     if parameters is None and move is None:
@@ -134,6 +134,14 @@ def _check_parameters(model: Any, potential: Any) -> None:
         raise InvalidInput(
             f"The value of {potential!r} depends on a particle's past, under the parameters it had then. "
             "With unknown parameters use potentials.KrylovLaplace() or potentials.Tweedie()."
+        )
+    if not move.needs_gradient:
+        return
+    known = is_differentiable(lambda x: typical(model.cost, x, True)(x.detach()), x)
+    if not (known and potential.has_gradient):
+        raise InvalidInput(
+            f"{move!r} follows the gradient of {potential if known else model.cost!r} with respect to "
+            "the parameters, and there is none. Use parameter_moves.RandomWalk()."
         )
 
 

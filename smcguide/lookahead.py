@@ -109,7 +109,8 @@ class LookAhead(BaseChain):
         log_psi = log_psi.double()
         log_psi = torch.where(torch.isneginf(log_psi), torch.nan, log_psi)
         if here is not x:
-            x0_hat, log_psi = x0_hat.detach(), log_psi.detach()
+            follows = look.theta is not None and look.theta.requires_grad
+            x0_hat, log_psi = x0_hat.detach(), log_psi if follows else log_psi.detach()
         return replace(look, x=x, x0_hat=x0_hat, log_psi=log_psi), memory
 
     def pullback(

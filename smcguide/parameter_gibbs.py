@@ -12,16 +12,18 @@ Reference: Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo metho
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from smcguide import exactness
-from smcguide.along import Path
+from smcguide.along import Path, check_conditional
 from smcguide.chains import ParameterChains, check_counts
 from smcguide.costs.base import TerminalCost
 from smcguide.errors import InvalidInput
+from smcguide.feynman_kac import FeynmanKac
 from smcguide.gibbs import Sweep
 from smcguide.guided import GuidedDiffusion
 from smcguide.parameter_moves.base import ParameterMove
@@ -95,13 +97,16 @@ def parameter_gibbs(
     check_selection(resampler, trigger)
     counts = {"sweeps": (sweeps, 1), "burn_in": (burn_in, 0), "num_particles": (num_particles, 2)}
     check_counts(counts | {"num_chains": (num_chains, 1)})
+    check_run(FeynmanKac, num_particles, num_chains, (), progress, seed)
     if cost.parameters is None:
         raise InvalidInput(f"parameter_gibbs: the cost {cost!r} has no unknown parameters.")
     begin = Generator().manual_seed(_state(seed, 0, 0))
     theta, nothing = _starts(cost.parameters, theta0, num_chains, begin), torch.zeros(num_chains)
-    here, kept, evaluations = Here(theta, None, nothing, nothing), [], Counter[str]()
     model = build(cost.at(theta))
+    here = Here(theta.to(model.device), None, nothing, nothing)
+    kept, evaluations = [], Counter[str]()
     check_run(model, num_particles, num_chains, (), progress, seed)
+    check_conditional(model, resampler, num_particles, ancestor_sampling=False)
     shape = num_chains, num_particles
     with Progress(progress, (burn_in + sweeps) * model.num_steps) as bar:
         for n in range(burn_in + sweeps):
@@ -120,11 +125,17 @@ def parameter_gibbs(
         **{name: repr(part) for name, part in parts.items()},
         "exactness": exactness.worst([exactness.LIMIT, exactness.label(parts.values())]),
     }  # fmt: skip
-    thetas = torch.stack([h.theta[:, 0] for h in kept], 1).cpu()
+    return _collected(kept, cost.parameters, dict(evaluations), settings)
+
+
+def _collected(
+    kept: list[Here], parameters: Parameters, evaluations: dict[str, int], settings: dict[str, Any]
+) -> ParameterChains:
+    theta = torch.stack([here.theta[:, 0] for here in kept], 1).cpu()
+    log_prior = parameters.log_prob(theta.flatten(0, 1)).unflatten(0, theta.shape[:2])
     return ParameterChains(
-        thetas, torch.stack([h.x for h in kept], 1), torch.stack([h.log_z for h in kept], 1),
-        cost.parameters.log_prob(thetas.flatten(0, 1)).unflatten(0, thetas.shape[:2]),
-        torch.stack([h.rate > 0 for h in kept], 1), dict(evaluations), settings,
+        theta, torch.stack([here.x for here in kept], 1), torch.stack([h.log_z for h in kept], 1),
+        log_prior, torch.stack([here.rate > 0 for here in kept], 1), evaluations, settings,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from smcguide.refresh import choose, knows_that_none
 from smcguide.steps import chunks, join
 
 Fields = Mapping[str, Tensor]
+_LONGEST = 10.0  # widths of the prior, one leapfrog step
 
 
 def begin_parameters(model: Any, shape: tuple[int, int], generator: Generator) -> dict[str, Tensor]:
@@ -113,15 +114,19 @@ def walk(
     for n in range(move.num_moves):
         e = move.size(n, theta.shape[-1])
         there, momentum, there_force = theta, z[n], force
+        alive = torch.ones_like(log_psi, dtype=torch.bool)
         for _ in range(move.num_leapfrog):
             momentum = momentum + e / 2 * there_force
-            there = there + e * scales * momentum
+            step = e * momentum
+            # a path that diverges ends, and is rejected: backwards it has the same steps
+            alive = alive & (step.abs() <= _LONGEST).all(-1)
+            there = choose(alive, there + scales * step, theta)
             there_prior, there_psi, there_force = target(there, move.needs_gradient)
             momentum = momentum + e / 2 * there_force
         kinetic = (z[n].square() - momentum.square()).sum(-1) / 2
         log_ratio = there_prior + there_psi - log_prior - log_psi + kinetic
         # never a candidate without a value: NaN is below nothing
-        taken = (u[n].log() < log_ratio) & there_psi.isfinite()
+        taken = alive & (u[n].log() < log_ratio) & there_psi.isfinite()
         theta, force = choose(taken, there, theta), choose(taken, there_force, force)
         log_prior = torch.where(taken, there_prior, log_prior)
         log_psi = torch.where(taken, there_psi, log_psi)

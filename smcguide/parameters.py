@@ -9,6 +9,7 @@ the density of the image, the Jacobian included.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -70,11 +71,20 @@ class Independent(Parameters):
                     f"The prior of {name!r} is {prior!r}; expected a continuous torch distribution, e.g. "
                     "torch.distributions.LogNormal(0.0, 1.0). Sum discrete parameters out in the cost."
                 )
+            try:
+                biject_to(support)
+            except NotImplementedError as error:
+                raise InvalidInput(
+                    f"The prior of {name!r} is {prior!r}; torch has no bijection from R^p to its "
+                    "support. Take another prior, or write a smcguide.Parameters of your own."
+                ) from error
         self.priors = dict(priors)
         with seeded(Generator().manual_seed(0)):
-            examples = {name: prior.sample() for name, prior in priors.items()}
-        self._shapes = {name: self._bijection(name).inv(a).shape for name, a in examples.items()}
+            self._examples = {name: prior.sample() for name, prior in priors.items()}
+        self._shapes = {n: self._bijection(n).inv(a).shape for n, a in self._examples.items()}
         self.size = sum(shape.numel() for shape in self._shapes.values())
+        if self.size < 1:
+            raise InvalidInput(f"Independent: the priors {self.priors!r} have no coordinates.")
 
     def _bijection(self, name: str) -> torch.distributions.transforms.Transform:
         return biject_to(self.priors[name].support)
@@ -93,9 +103,16 @@ class Independent(Parameters):
     def log_prob(self, theta: Tensor) -> Tensor:
         total = theta.new_zeros(len(theta))
         for name, free in self._parts(theta).items():
-            bijection = self._bijection(name)
+            bijection, prior = self._bijection(name), self.priors[name]
             value = bijection(free)
-            terms = self.priors[name].log_prob(value), bijection.log_abs_det_jacobian(free, value)
+            support: Any = prior.support
+            inside = support.check(value)  # but for rounding at an edge
+            wide = inside.reshape(*inside.shape, *[1] * (value.ndim - inside.ndim))
+            known = prior.log_prob(torch.where(wide, value, self._examples[name].to(value)))
+            terms = (
+                torch.where(inside, known, -torch.inf),
+                bijection.log_abs_det_jacobian(free, value),
+            )
             total = total + sum(term.reshape(len(theta), -1).sum(-1) for term in terms)
         return total
 

@@ -20,5 +20,5 @@ def seeded(generator: Generator) -> Iterator[None]:
     it was after."""
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
+        torch.default_generator.manual_seed(int(seed))  # and no accelerator's
         yield

@@ -36,7 +36,8 @@ def collect(
         log_z = torch.full_like(log_z, math.nan)
         rows["log_evidence"] = torch.full_like(rows["log_evidence"], math.nan)
     bound = torch.full_like(log_z, math.nan)
-    if "path_kl" in carry and "acceptance" not in carry:  # moves leave the path that was paid for
+    moved = "acceptance" in carry or bool(rows.get("parameter_acceptance", bound).isfinite().any())
+    if "path_kl" in carry and not moved:  # moves leave the path that was paid for
         elbow = (carry["log_psi"] - carry["path_kl"]).mean(1)
         bound = torch.where(rows["resampled"].any(1), bound, elbow)
     times = torch.tensor([info.time for info in trace], dtype=torch.float64)

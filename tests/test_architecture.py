@@ -252,8 +252,6 @@ def test_nothing_is_drawn_without_a_generator(path):
         if method in DRAWS and (name.startswith("torch.") or method.endswith("_")):
             keywords = {keyword.arg for keyword in node.keywords}
             assert "generator" in keywords, f"{path}:{node.lineno}: {name} without generator="
-        if path.as_posix() == "randomness.py":  # which puts it back
-            continue
         assert name not in ("torch.manual_seed", "torch.seed", "random.seed", "np.random.seed"), (
             f"{path}:{node.lineno} touches a global generator"
         )

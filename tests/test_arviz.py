@@ -75,6 +75,58 @@ def test_a_tensor_that_needs_gradient_is_exported(posterior):
     np.testing.assert_array_equal(values, posterior.to_arviz(10)["posterior"]["x0"].values)
 
 
+@pytest.fixture(scope="module")
+def with_parameters():
+    """The conjugate problem with an unknown noise level and two unknown offsets."""
+    P = torch.distributions
+    y = torch.tensor([1.0, -1.0], dtype=torch.float64)
+
+    def misfit(x0, sigma, offset):
+        return -P.Normal(x0 + offset, sigma[:, None]).log_prob(y).sum(-1)
+
+    priors = {"sigma": P.LogNormal(0.0, 0.5), "offset": P.Normal(torch.zeros(2), torch.ones(2))}
+    prior = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, 2).double(), scale=1.0)
+    cost = sg.costs.ParametricFunction(misfit, priors)
+    return sg.sample(
+        prior, cost, num_particles=400, num_systems=3, num_steps=10, progress=False,
+        potential=sg.potentials.Tweedie(),
+    )  # fmt: skip
+
+
+def test_parameters_are_summarised(with_parameters):
+    table = az.summary(with_parameters.to_arviz(), round_to="none")
+    assert list(table.index) == ["x0[0]", "x0[1]", "sigma", "offset[0]", "offset[1]"]
+    alone = az.summary(with_parameters.to_arviz(), var_names=["sigma"], round_to="none")
+    assert list(alone.index) == ["sigma"]
+    pooled = with_parameters.pooled()
+    for name, rows in {"sigma": ["sigma"], "offset": ["offset[0]", "offset[1]"]}.items():
+        marginal = pooled.marginal(name)
+        mean, std = marginal.mean().reshape(-1).numpy(), marginal.std().reshape(-1).numpy()
+        found = table.loc[rows]
+        assert np.all(np.abs(found["mean"].to_numpy() - mean) < 5 * std / np.sqrt(3 * 400))
+        np.testing.assert_allclose(found["sd"].to_numpy(), std, rtol=0.15)
+
+
+def test_parameters_have_the_draws_of_the_events(with_parameters):
+    data = with_parameters.to_arviz(50)
+    assert dict(data["posterior"]["offset"].sizes) == {"chain": 3, "draw": 50, "offset_dim_0": 2}
+    place = torch.arange(3)[:, None], torch.from_numpy(data["sample_stats"]["particle"].values)
+    for name in ("sigma", "offset"):
+        drawn = with_parameters.parameters[name][place]
+        np.testing.assert_array_equal(data["posterior"][name].values, drawn.numpy())
+        particles = data["weighted_posterior"][name]
+        assert particles.dims[:2] == ("chain", "particle")
+        np.testing.assert_array_equal(particles.values, with_parameters.parameters[name].numpy())
+
+
+def test_from_netcdf_opens_a_saved_file_with_parameters(with_parameters, tmp_path):
+    with_parameters.save(tmp_path / "run.nc")
+    data = az.from_netcdf(tmp_path / "run.nc")
+    expected = with_parameters.to_arviz()["posterior"]
+    for name in ("x0", "sigma", "offset"):
+        np.testing.assert_array_equal(data["posterior"][name].values, expected[name].values)
+
+
 def test_num_draws_must_be_positive(posterior):
     with pytest.raises(sg.InvalidInput, match="num_draws must be at least 1, got 0"):
         posterior.to_arviz(0)

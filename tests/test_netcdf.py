@@ -31,6 +31,28 @@ def gaussian_run(event=(2,), dtype=torch.float64, systems=None, batched=0, **opt
     return sg.run(model, num_particles=20, num_systems=systems, trigger=trigger, **options)
 
 
+def parametric_run(systems=None):
+    """A run whose cost has unknown parameters of three shapes, under names that the file uses itself."""
+    P = torch.distributions
+    priors = {
+        "sigma": P.LogNormal(torch.tensor(0.0), torch.tensor(0.5)),
+        "log_weight": P.Normal(torch.zeros(3), torch.ones(3)),
+        "eve": P.MultivariateNormal(torch.zeros(2), torch.eye(2)),
+        "x0": P.Dirichlet(torch.ones(2, 3)),
+    }
+
+    def misfit(event, *, sigma, log_weight, eve, x0):
+        residual = event + log_weight[:, :2] + eve - x0[:, 0, :2]
+        return (residual / sigma[:, None]).square().sum(-1)
+
+    prior = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, 2), scale=1.0)
+    cost = sg.costs.ParametricFunction(misfit, priors)
+    return sg.sample(
+        prior, cost, num_particles=20, num_systems=systems, num_steps=4,
+        potential=sg.potentials.Tweedie(), trigger=sg.triggers.always(), progress=False,
+    )  # fmt: skip
+
+
 class ScalarWalk(sg.FeynmanKac):
     """A user's own model with events of shape (), and a particle that dies."""
 
@@ -58,6 +80,10 @@ RUNS = {
     ),
     "scalar events": lambda: sg.run(ScalarWalk(), num_particles=7, trigger=sg.triggers.never()),
     "pooled": lambda: gaussian_run(systems=3).pooled(),
+    "unknown parameters": lambda: parametric_run(),
+    "parameters of replicates": lambda: parametric_run(3),
+    "parameters, pooled": lambda: parametric_run(3).pooled(),
+    "a parameter alone": lambda: parametric_run(2).marginal("x0"),
 }
 
 
@@ -95,6 +121,8 @@ def test_load_of_save_answers_every_question_identically(posterior, tmp_path):
         "quantile": lambda p: p.quantile([0.05, 0.5, 0.95]),
         "expect": lambda p: p.expect(torch.sin),
         "draws": lambda p: p.draws(50, seed=3),
+        "get_samples": lambda p: p.get_samples(50, seed=3),
+        "parameters": lambda p: {name: p.marginal(name).mean() for name in p.parameters},
         "weights": lambda p: p.weights,
         "log_evidence": lambda p: p.log_evidence,
         "log_evidence_se": lambda p: p.log_evidence_se,
@@ -178,11 +206,80 @@ def test_a_file_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
 def test_names_of_the_trace_are_free(tmp_path):
     """A model may report under names that the file uses, or cannot use."""
     posterior = gaussian_run()
-    names = ("time", "a/b", "a_b", "dtm_bound")
+    names = ("time", "a/b", "a_b", "dtm_bound", "step", "chain")
     odd = {name: torch.full((1, 7), i) for i, name in enumerate(names)}
     posterior = dataclasses.replace(posterior, trace={**posterior.trace, **odd})
     posterior.save(tmp_path / "run.nc")
     assert_same(posterior.trace, sg.Posterior.load(tmp_path / "run.nc").trace)
+
+
+def test_a_parameter_has_its_own_axes_and_the_draws_of_the_events(tmp_path):
+    posterior = parametric_run(3)
+    posterior.save(tmp_path / "run.nc")
+    read = {
+        group: xr.load_dataset(tmp_path / "run.nc", group=group, engine="h5netcdf")
+        for group in ("posterior", "sample_stats", "weighted_posterior")
+    }
+    particle = torch.from_numpy(read["sample_stats"]["particle"].values)
+    place = torch.arange(3)[:, None], particle
+    keys = {"sigma": "sigma"} | {n: f"{n}_parameter" for n in ("log_weight", "eve", "x0")}
+    for name, key in keys.items():
+        own = tuple(f"{key}_dim_{i}" for i in range(posterior.parameters[name].ndim - 2))
+        all_of_it, drawn = read["weighted_posterior"][key], read["posterior"][key]
+        assert all_of_it.dims == ("chain", "particle", *own)
+        assert drawn.dims == ("chain", "draw", *own)
+        for variable in (all_of_it, drawn):
+            assert variable.attrs == {"role": "parameter", "name": name}
+        assert_same(torch.from_numpy(all_of_it.values), posterior.parameters[name], name)
+        assert_same(torch.from_numpy(drawn.values), posterior.parameters[name][place], name)
+    assert_same(torch.from_numpy(read["posterior"]["x0"].values), posterior.x[place], "x0")
+    assert_same(torch.from_numpy(read["weighted_posterior"]["eve"].values), posterior.eves, "eve")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x0", "log_weight", "eve", "chain", "particle", "draw", "x0_dim_0"),
+        ("x0", "x0_parameter", "x0_parameter_parameter"),
+        ("x0_parameter", "x0"),
+        ("sigma_dim_0", "sigma"),
+        ("sigma", "sigma_dim_0"),
+        ("sigma", "sigma_dim", "sigma_dim_dim_0"),
+        ("a/b", "a_b", "a_b_parameter"),
+    ],
+    ids=" ".join,
+)
+def test_names_of_parameters_are_free(names, tmp_path):
+    """Whatever the file, an axis or another parameter is called."""
+    posterior = gaussian_run(systems=2)
+    values = {
+        name: torch.arange(2 * 20 * (2 + i)).reshape(2, 20, 2 + i) + 0.1 * i
+        for i, name in enumerate(names)
+    }
+    posterior = dataclasses.replace(posterior, parameters=values)
+    posterior.save(tmp_path / "run.nc")
+    loaded = sg.Posterior.load(tmp_path / "run.nc")
+    assert_same(posterior.parameters, loaded.parameters)
+    for field in ("x", "log_w", "eves"):
+        assert_same(getattr(posterior, field), getattr(loaded, field), field)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.bool])
+def test_parameters_keep_their_dtype(dtype, tmp_path):
+    values = {"k": torch.arange(20).reshape(1, 20).to(dtype)}
+    posterior = dataclasses.replace(gaussian_run(), parameters=values)
+    posterior.save(tmp_path / "run.nc")
+    assert_same(sg.Posterior.load(tmp_path / "run.nc").parameters, values)
+
+
+def test_a_file_from_before_there_were_parameters_loads(tmp_path):
+    """Such a file is one without variables of that role: nothing else tells them apart."""
+    posterior = gaussian_run()
+    posterior.save(tmp_path / "run.nc")
+    with xr.open_dataset(tmp_path / "run.nc", group="weighted_posterior", engine="h5netcdf") as old:
+        assert set(old.data_vars) == {"x0", "log_weight", "eve"}
+        assert all(variable.attrs == {} for variable in old.data_vars.values())
+    assert sg.Posterior.load(tmp_path / "run.nc").parameters == {}
 
 
 def test_a_text_file_is_refused(tmp_path):

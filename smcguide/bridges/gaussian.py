@@ -1,7 +1,9 @@
 r"""Programs whose data are normal, y = F(x) + s n with s independent of x, as Gaussian likelihoods, for
 which there are better values than for any other cost; with a matrix where F is affine.
 
-Found out by asking the program, and used only where the likelihood is the program's own.
+Found out by asking the program, near its prior's draws and at radii up to a thousand times theirs, so
+that a detector which saturates is not taken for a linear one. A matrix is compared with F at all probes,
+within what rounding explains, eps (|A| |x| + |F(0)|) for each number; s must be the same at all of them.
 """
 
 import torch
@@ -12,7 +14,40 @@ from smcguide.bridges.program import Program
 from smcguide.costs.gaussian import GaussianLikelihood, LinearGaussian
 
 _LARGEST = 2**22  # entries of a matrix
-_ROUNDING = 1e3  # in units of the dtype
+_RADII = (1.0, 10.0, 100.0, 1000.0)
+_NEAR = 6  # probes where likelihoods do not overflow
+_FEW, _MANY = 64.0, 1e3  # units in the last place: of one number, of sums of many
+
+
+class _Normals:
+    """Means and standard deviations (M, m) float64 of all data, given x (M, *E); None where some of them
+    are not plain normals."""
+
+    def __init__(self, program: Program, layout: Layout, theta: Tensor) -> None:
+        self.program, self.layout, self.theta = program, layout, theta
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        # a program that is looped over may branch: each particle by itself
+        found = [self._ask(part) for part in x.split(1 if self.program.loop_reason else len(x))]
+        known = [both for both in found if both is not None]
+        if len(known) < len(found):
+            return None
+        return torch.cat([mean for mean, _ in known]), torch.cat([std for _, std in known])
+
+    def _ask(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        program, M = self.program, len(x)
+        rest = self.theta.expand(M, -1), program.choices.expand(M, -1)
+        found = program.normals(self.layout.sites_of(x, program), *rest)
+        if found is None:
+            return None
+        names = program.observed
+        mean, std = (torch.cat([found[n][i].reshape(M, -1) for n in names], 1) for i in (0, 1))
+        return mean.double(), std.double()
+
+    def means(self, x: Tensor) -> Tensor:
+        """(M, m); differentiable."""
+        both = self(x)
+        return x.new_zeros(0) if both is None else both[0]
 
 
 @torch.no_grad()
@@ -20,41 +55,54 @@ def as_gaussian(program: Program, layout: Layout, theta: Tensor) -> GaussianLike
     """The observations given parameters theta (p,) as a Gaussian likelihood; None where they are not."""
     if len(program.choices) > 1 or not program.observed:
         return None
-    names = list(program.observed)
-
-    def normals(x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Means and standard deviations (M, m) float64 of all data."""
-        each = theta.expand(len(x), -1), program.choices.expand(len(x), -1)
-        found = program.normals(layout.sites_of(x, program), *each)
-        if found is None:
-            return None
-        mean, std = (torch.cat([found[n][i].flatten(1) for n in names], 1) for i in (0, 1))
-        return mean.double(), std.double()
-
-    dtype = next(iter(program.example.values())).dtype
-    x = torch.randn(3, *layout.event_shape, generator=Generator().manual_seed(0), dtype=dtype)
-    x = torch.stack([torch.zeros_like(x[0]), x[0], x[1], 2 * x[0] - x[1]])
-    found = normals(x)
-    if found is None:
+    y = torch.cat([value.flatten() for value in program.observed.values()]).double()
+    ask, x = _Normals(program, layout, theta), _probes(program, layout)
+    found = ask(x)
+    if found is None or not bool(y.isfinite().all()):
         return None
-    (mean, std), rounding = found, _ROUNDING * torch.finfo(dtype).eps
-    y = torch.cat([program.observed[name].flatten() for name in names]).double()
-    fits = bool(torch.isfinite(y).all()) and torch.allclose(std, std[:1].expand_as(std), rounding)
-    if not fits:
+    (mean, std), eps = found, torch.finfo(x.dtype).eps
+    is_constant = (std - std[0]).abs() <= _FEW * eps * std[0]
+    if not bool((is_constant & (std[0] > 0) & std[0].isfinite()).all()):
         return None
-
-    def forward(x: Tensor) -> Tensor:
-        both = normals(x)
-        return x.new_zeros(0) if both is None else both[0]
-
-    cost: GaussianLikelihood = GaussianLikelihood(forward, y, std[0])
-    size = torch.Size(layout.event_shape).numel()
-    straight = 2 * mean[1] - mean[2] - mean[3]
-    if size * len(y) <= _LARGEST and bool((straight.abs() <= rounding * mean.abs().max()).all()):
-        basis = torch.eye(size, dtype=dtype).reshape(size, *layout.event_shape)
-        matrix = (forward(basis) - mean[0]).T
-        cost = LinearGaussian(matrix, y - mean[0], std[0])
-    each = theta.expand(4, -1)
-    program_says = log_choices(program, layout.sites_of(x, program), each)[:, 0]
-    same = torch.allclose(-cost(x[:, None])[:, 0], program_says, rounding, rounding)
+    matrix = _matrix(ask, x, mean)
+    if matrix is not None:
+        cost: GaussianLikelihood = LinearGaussian(matrix, y - mean[0], std[0])
+    elif program.loop_reason is None:
+        cost = GaussianLikelihood(ask.means, y, std[0])
+    else:  # elsewhere it may branch to what is not normal
+        return None
+    near, close = x[:_NEAR], _MANY * eps
+    says = log_choices(program, layout.sites_of(near, program), theta.expand(len(near), -1))[:, 0]
+    same = torch.allclose(-cost(near[:, None])[:, 0], says, close, close, equal_nan=True)
     return cost if same else None
+
+
+def _probes(program: Program, layout: Layout) -> Tensor:
+    """0, a, b and 2 a - b, then a draw of the prior, the same plus a, and points at all radii."""
+    source = Generator().manual_seed(0)
+    draw = torch.cat([program.example[name].flatten() for name in layout.sites])
+    z = torch.randn(4 * len(_RADII), len(draw), generator=source, dtype=draw.dtype)
+    unit = float(draw.abs().max().clamp(min=1.0))
+    radii = unit * torch.tensor(_RADII, dtype=draw.dtype).repeat(2)[:, None]
+    a, b = unit * z[0], unit * z[1]
+    near = torch.stack([torch.zeros_like(a), a, b, 2 * a - b, draw, draw + z[2]])
+    far = radii * z[-len(radii) :]
+    return torch.cat([near, far, -far]).reshape(-1, *layout.event_shape)
+
+
+def _matrix(ask: _Normals, x: Tensor, mean: Tensor) -> Tensor | None:
+    """(m, d) float64 if the means (M, m) at the probes are affine in them."""
+    flat, eps = x.flatten(1).double(), torch.finfo(x.dtype).eps
+    bend = 2 * mean[1] - mean[2] - mean[3]
+    is_straight = bool((bend.abs() <= _MANY * eps * mean[:4].abs().max()).all())
+    if not is_straight or flat.shape[1] * mean.shape[1] > _LARGEST:
+        return None
+    step = x.abs().max()  # the offset's rounding is small beside it
+    basis = step * torch.eye(flat.shape[1], dtype=x.dtype)
+    columns = ask(basis.reshape(-1, *x.shape[1:]))
+    if columns is None:
+        return None
+    matrix = ((columns[0] - mean[0]) / step.double()).T
+    error = (mean - mean[0] - flat @ matrix.T).abs()
+    rounding = flat.abs() @ matrix.abs().T + mean[0].abs()
+    return matrix if bool((error <= _FEW * eps * rounding).all()) else None

@@ -42,6 +42,17 @@ class ProgramParameters(Parameters):
         return f"ProgramParameters({self.size} numbers)"
 
 
+class NamedParameters(ProgramParameters):
+    """The same, told to users under the program's own names; discrete latents are summed out."""
+
+    def constrain(self, theta: Tensor) -> dict[str, Tensor]:
+        first, last = (
+            self.program.constrain(theta, self.program.choices[i].expand(len(theta), -1))
+            for i in (0, -1)
+        )
+        return {name: a for name, a in first.items() if torch.equal(a, last[name])}
+
+
 class ProgramCost(TerminalCost):
     """Minus the log-likelihood of a program without unknown parameters."""
 
@@ -84,6 +95,14 @@ def program_cost(program: Program, layout: Layout) -> TerminalCost:
         return ParametricProgramCost(program, layout)
     nothing = torch.zeros(0, dtype=torch.float64)
     return as_gaussian(program, layout, nothing) or ProgramCost(program, layout)
+
+
+def standalone_cost(program: Program) -> TerminalCost:
+    """The terminal cost of a program for use without it; its parameters have the program's names."""
+    cost = program_cost(program, Layout(program.priors))
+    if isinstance(cost, ParametricProgramCost):
+        cost.parameters = NamedParameters(program)
+    return cost
 
 
 def _cost(cost: ProgramCost | ParametricProgramCost, x0: Tensor, theta: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ pytest.register_assert_rewrite("smcguide.testing.conformance")
 from smcguide.testing.conformance import (  # noqa: E402 - after the assertions are readable
     CostSuite,
     MoveSuite,
+    ParameterMoveSuite,
     PotentialSuite,
     PriorSuite,
     ProposalSuite,
@@ -35,6 +36,7 @@ __all__ = [
     "Evidence",
     "GaussianLaw",
     "MoveSuite",
+    "ParameterMoveSuite",
     "PotentialSuite",
     "PriorSuite",
     "ProposalSuite",

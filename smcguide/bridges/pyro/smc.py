@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from smcguide.bridges.inference import Inference
-from smcguide.bridges.latents import program_cost
-from smcguide.bridges.layout import Layout
+from smcguide.bridges.latents import standalone_cost
 from smcguide.bridges.pyro.program import PyroProgram
 from smcguide.costs.base import TerminalCost
 
@@ -33,7 +32,7 @@ from smcguide.costs.base import TerminalCost
 def cost_from_pyro(model: Callable[..., Any], site: str, *args: Any, **kwargs: Any) -> TerminalCost:
     """Minus the log-likelihood of all observed sites of a Pyro program given one latent, for
     `smcguide.sample` with any prior of the same shape. Other continuous latents become unknown
-    parameters of the cost, discrete ones are summed out.
+    parameters of the cost, under their own names, discrete ones are summed out.
 
     Arguments:
         model: the program.
@@ -43,8 +42,7 @@ def cost_from_pyro(model: Callable[..., Any], site: str, *args: Any, **kwargs: A
     Raises:
         InvalidInput: for programs that a particle method cannot treat, see `PyroProgram`.
     """
-    program = PyroProgram(model, args, kwargs, placeholder={site: None})
-    return program_cost(program, Layout(program.priors))
+    return standalone_cost(PyroProgram(model, args, kwargs, placeholder={site: None}))
 
 
 class SMC(Inference):
@@ -71,7 +69,10 @@ class SMC(Inference):
 
     def get_empirical(self) -> dict[str, Any]:
         """Each latent's weighted particles as `pyro.distributions.Empirical`."""
-        log_w = self.outcome.log_weights
+        log_W = self.get_normalized_weights(log_scale=True)
         latents = {name: a.flatten(0, 1) for name, a in self.outcome.latents.items()}
         empirical: Any = dist.Empirical
-        return {name: empirical(a, log_w.to(a.dtype)) for name, a in latents.items()}
+        return {
+            name: empirical(a, log_W.to(a.dtype) if a.is_floating_point() else log_W)
+            for name, a in latents.items()
+        }

@@ -12,6 +12,7 @@ The complete test of a new resampler:
 from smcguide.testing.conformance.base import Suite
 from smcguide.testing.conformance.cost import CostSuite
 from smcguide.testing.conformance.move import MoveSuite
+from smcguide.testing.conformance.parameter_move import ParameterMoveSuite
 from smcguide.testing.conformance.potential import PotentialSuite
 from smcguide.testing.conformance.prior import PriorSuite
 from smcguide.testing.conformance.proposal import ProposalSuite
@@ -20,6 +21,7 @@ from smcguide.testing.conformance.resampler import ResamplerSuite
 __all__ = [
     "CostSuite",
     "MoveSuite",
+    "ParameterMoveSuite",
     "PotentialSuite",
     "PriorSuite",
     "ProposalSuite",
