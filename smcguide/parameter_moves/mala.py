@@ -3,15 +3,13 @@
 Reference: Roberts, Tweedie, "Exponential convergence of Langevin distributions" (1996).
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
-from smcguide.errors import InvalidInput
-from smcguide.parameter_moves.base import ParameterMove
+from smcguide.parameter_moves.hmc import HMC
 
 
 @dataclass(frozen=True)
-class MALA(ParameterMove):
+class MALA(HMC):
     """A Gaussian step along the gradient.
 
     Arguments:
@@ -22,12 +20,4 @@ class MALA(ParameterMove):
     """
 
     step: float = 0.3
-    needs_gradient: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.step > 0:
-            raise InvalidInput(f"{self!r}: step must be positive.")
-
-    def size(self, n: int, p: int) -> float:
-        return self.step
+    num_leapfrog: int = field(default=1, init=False, repr=False)
