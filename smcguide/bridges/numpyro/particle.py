@@ -1,0 +1,76 @@
+"""One particle of a NumPyro program inside JAX. Functions of arrays only, for vmap, jit and gradients:
+
+x       one array per prior site, in the program's order
+theta   (p,) unconstrained
+choice  (q,)
+words   (2,) int32, random
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from smcguide.bridges.numpyro.runs import Model, require_same_sites
+from smcguide.bridges.numpyro.sites import Sites
+
+
+@dataclass(frozen=True)
+class Particle:
+    """Questions to a program about one particle.
+
+    Attributes:
+        model, sites: the program.
+        x: some value of each prior site.
+    """
+
+    model: Model
+    sites: Sites
+    x: Mapping[str, Any]
+
+    def log_probs(self, *x_theta_choice: jax.Array, key: jax.Array | None = None) -> dict[str, Any]:
+        """Log-density of every site but the prior sites, a number each; that of a continuous latent on
+        unconstrained space. The key should not matter."""
+        given, jacobians = self._given(x_theta_choice)
+        found = self._entries(given, key)
+        return {name: jnp.sum(v) + jacobians.get(name, 0.0) for name, v in found.items()}
+
+    def pointwise(self, *x_theta_choice: jax.Array) -> dict[str, Any]:
+        """Log-likelihood of the entries of each observed site with data."""
+        found = self._entries(self._given(x_theta_choice)[0])
+        return {name: found[name] for name in self.sites.observed}
+
+    def constrain(self, theta: jax.Array, choice: jax.Array) -> dict[str, Any]:
+        """Latents in the program's space."""
+        return self.sites.values(theta, choice)[0]
+
+    def draw(self, words: jax.Array) -> jax.Array:
+        """Theta from its prior, (p,)."""
+        trace = self.model.trace(_key(words), {**self.sites.params, **self.x})
+        return self.sites.theta(
+            {site.name: trace[site.name]["value"] for site in self.sites.continuous}
+        )
+
+    def simulate(self, words: jax.Array, *x_theta_choice: jax.Array) -> dict[str, Any]:
+        """New values of the observed sites with data."""
+        trace = self.model.new_data(_key(words), self._given(x_theta_choice)[0])
+        return {name: trace[name]["value"] for name in self.sites.observed}
+
+    def _given(self, arrays: tuple[jax.Array, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Values of params and latents by name, and log-Jacobians."""
+        *x, theta, choice = arrays
+        values, jacobians = self.sites.values(theta, choice)
+        places = dict(zip(self.sites.priors, x, strict=True))
+        return {**self.sites.params, **places, **values}, jacobians
+
+    def _entries(self, given: Mapping[str, Any], key: jax.Array | None = None) -> dict[str, Any]:
+        key = jax.random.PRNGKey(0) if key is None else key
+        found = self.model.log_probs(key, given, self.sites.priors)
+        require_same_sites(self.sites.names, set(found))
+        return {name: value for name, value in found.items() if name not in self.sites.priors}
+
+
+def _key(words: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.PRNGKey(words[0]), words[1])
