@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpyro.distributions import ExpandedDistribution, Independent, Normal
 
 from smcguide.bridges.numpyro.runs import Model, require_same_sites
 from smcguide.bridges.numpyro.sites import Sites
@@ -42,6 +43,14 @@ class Particle:
         found = self._entries(self._given(x_theta_choice)[0])
         return {name: found[name] for name in self.sites.observed}
 
+    def normals(self, *x_theta_choice: jax.Array) -> dict[str, Any]:
+        """Mean and standard deviation (2, *shape) of each observed site with data; nothing unless all of
+        them are plain normals and there is no factor."""
+        trace = self.model.trace(jax.random.PRNGKey(0), self._given(x_theta_choice)[0])
+        found = {name: _moments(trace[name]) for name in self.sites.observed}
+        plain = not self.sites.factors and all(a is not None for a in found.values())
+        return found if plain else {}
+
     def constrain(self, theta: jax.Array, choice: jax.Array) -> dict[str, Any]:
         """Latents in the program's space."""
         return self.sites.values(theta, choice)[0]
@@ -70,6 +79,16 @@ class Particle:
         found = self.model.log_probs(key, given, self.sites.priors)
         require_same_sites(self.sites.names, set(found))
         return {name: value for name, value in found.items() if name not in self.sites.priors}
+
+
+def _moments(site: Mapping[str, Any]) -> jax.Array | None:
+    fn = base = site["fn"]
+    while isinstance(base, Independent | ExpandedDistribution):
+        base = base.base_dist
+    if not isinstance(base, Normal) or site.get("scale") is not None:
+        return None
+    both = (fn.mean, jnp.sqrt(fn.variance))
+    return jnp.stack([jnp.broadcast_to(a, jnp.shape(site["value"])) for a in both])
 
 
 def _key(words: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import torch
 from torch import Tensor
 
-from smcguide.bridges.numpyro.batches import Batched
+from smcguide.bridges.numpyro.batches import Batched, precision, to_jax
 from smcguide.bridges.numpyro.checks import (
     require_prior_independence,
     require_repeatable,
@@ -76,6 +76,8 @@ class NumPyroProgram(Program):
         self._compile(particle, loop)
         require_repeatable(particle, self._log_probs, arrays, self._dtype, loop)
         require_prior_independence(particle, self._log_probs, arrays)
+        with precision(self._dtype):
+            self._is_normal = bool(particle.normals(*(to_jax(a[0]) for a in arrays)))
         if loop:
             warnings.warn(
                 f"The program is run for one particle after the other: {self.loop_reason}",
@@ -86,6 +88,7 @@ class NumPyroProgram(Program):
     def _compile(self, particle: Particle, loop: bool) -> None:
         self._log_probs = JaxFunction(particle.log_probs, loop=loop)
         self._pointwise = JaxFunction(particle.pointwise, loop=loop)
+        self._normals = JaxFunction(particle.normals, loop=loop)
         self._constrain = Batched(particle.constrain, loop=loop)
         self._draw = Batched(particle.draw, loop=loop)
         self._simulate = Batched(particle.simulate, loop=loop)
@@ -126,6 +129,14 @@ class NumPyroProgram(Program):
         with torch.no_grad():
             found = self._pointwise(*self._arrays(x, theta, choice))
         return {name: found[name].double() for name in self.observed}
+
+    def normals(
+        self, x: Mapping[str, Tensor], theta: Tensor, choice: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]] | None:
+        if not self._is_normal:
+            return None
+        found = self._normals(*self._arrays(x, theta, choice))
+        return {name: (found[name][:, 0], found[name][:, 1]) for name in self.observed}
 
     def simulate(
         self,

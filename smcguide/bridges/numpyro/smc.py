@@ -26,8 +26,7 @@ import jax.numpy as jnp
 from torch import Tensor
 
 from smcguide.bridges.inference import Inference
-from smcguide.bridges.latents import program_cost
-from smcguide.bridges.layout import Layout
+from smcguide.bridges.latents import standalone_cost
 from smcguide.bridges.numpyro.program import NumPyroProgram
 from smcguide.costs.base import TerminalCost
 
@@ -47,8 +46,7 @@ def cost_from_numpyro(
     Raises:
         InvalidInput: for programs that a particle method cannot treat, see `NumPyroProgram`.
     """
-    program = NumPyroProgram(model, args, kwargs, placeholder={site: None})
-    return program_cost(program, Layout(program.priors))
+    return standalone_cost(NumPyroProgram(model, args, kwargs, placeholder={site: None}))
 
 
 class SMC(Inference):
