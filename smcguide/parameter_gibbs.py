@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 
 from smcguide import exactness
 from smcguide.along import Path, check_conditional
+from smcguide.boundary import require
 from smcguide.chains import ParameterChains, check_counts
 from smcguide.costs.base import TerminalCost
 from smcguide.errors import InvalidInput
@@ -95,6 +96,7 @@ def parameter_gibbs(
     move = RandomWalk(num_moves=20) if move is None else move
     resampler, trigger = resampler or Systematic(), trigger or ess_below(0.5)
     check_selection(resampler, trigger)
+    require(move, ParameterMove, "parameter_move")
     counts = {"sweeps": (sweeps, 1), "burn_in": (burn_in, 0), "num_particles": (num_particles, 2)}
     check_counts(counts | {"num_chains": (num_chains, 1)})
     check_run(FeynmanKac, num_particles, num_chains, (), progress, seed)
@@ -107,11 +109,10 @@ def parameter_gibbs(
     kept, evaluations = [], Counter[str]()
     check_run(model, num_particles, num_chains, (), progress, seed)
     check_conditional(model, resampler, num_particles, ancestor_sampling=False)
-    shape = num_chains, num_particles
     with Progress(progress, (burn_in + sweeps) * model.num_steps) as bar:
         for n in range(burn_in + sweeps):
             model = build(cost.at(here.theta))
-            sweep = Sweep(model, shape, resampler, trigger, watch=bar.update)
+            sweep = Sweep(model, (num_chains, num_particles), resampler, trigger, watch=bar.update)
             path, _, log_z = sweep(here.path, (seed, 1, n))
             generator = Generator(model.device).manual_seed(_state(seed, 2, n))
             here = _moved(model, cost, move, Here(here.theta, path, log_z, here.rate), generator)

@@ -18,7 +18,6 @@ from torch.distributions import Distribution, biject_to
 from smcguide.errors import InvalidInput
 from smcguide.randomness import seeded
 
-_NUM_DRAWS = 2000  # to see how wide the prior is
 _QUARTILES = 1.349  # their distance for a normal law, in standard deviations
 
 
@@ -27,9 +26,11 @@ class Parameters(ABC):
 
     Attributes:
         size: p, at least 1.
+        num_scale_draws: draws of the prior by which its width is known.
     """
 
     size: int
+    num_scale_draws = 2000
 
     @abstractmethod
     def draw(self, num: int, generator: Generator) -> Tensor:
@@ -46,7 +47,7 @@ class Parameters(ABC):
     @cached_property
     def scales(self) -> Tensor:
         """(p,) half the width of the prior; a robust standard deviation, the unit of moves."""
-        draws = self.draw(_NUM_DRAWS, Generator().manual_seed(0))
+        draws = self.draw(self.num_scale_draws, Generator().manual_seed(0))
         quartiles = torch.quantile(draws, draws.new_tensor([0.25, 0.75]), 0)
         return (quartiles[1] - quartiles[0]) / _QUARTILES
 

@@ -337,7 +337,7 @@ def test_progress_sees_every_step_of_every_sweep() -> None:
 
 # ---- refusals ------------------------------------------------------------------------------------
 
-FROZEN_ADAPTIVE = Q.Tempered(Q.Tweedie(1.0), Q.Adaptive(0.9))
+ADAPTIVE = Q.Tempered(Q.Tweedie(1.0), Q.Adaptive(0.9))
 REFUSED = [
     ({"cost": LinearGaussian(A, Y, 0.5)}, "parameter_gibbs: the cost .* has no unknown parameters"),
     ({"num_particles": 1}, "num_particles must be a whole number of at least 2, got 1"),
@@ -351,13 +351,14 @@ REFUSED = [
     ({"progress": 1}, "progress must be"),
     ({"resampler": "systematic"}, "resampler: got"),
     ({"trigger": 0.5}, "trigger: got 0.5"),
+    ({"move": sg.moves.PCN()}, "parameter_move: got PCN"),
     ({"resampler": sg.resamplers.Residual()}, "Residual"),
     (
         {"build": lambda c: build(c, move=sg.moves.MALA(0.5))},
         "must only propagate, this one has move=MALA",
     ),
     (
-        {"build": lambda c: build(c, potential=FROZEN_ADAPTIVE)},
+        {"build": lambda c: build(c, potential=ADAPTIVE)},
         "must only propagate, this one has strengths chosen by the population",
     ),
     (

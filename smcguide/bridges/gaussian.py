@@ -19,6 +19,20 @@ _NEAR = 6  # probes where likelihoods do not overflow
 _FEW, _MANY = 64.0, 1e3  # units in the last place: of one number, of sums of many
 
 
+class ProgramGaussian(GaussianLikelihood):
+    """A program's observations that are normal."""
+
+    layout: Layout
+
+    def check(self, event_shape: tuple[int, ...], like: Tensor) -> None:
+        self.layout.check(event_shape)
+        super().check(event_shape, like)
+
+
+class ProgramLinear(ProgramGaussian, LinearGaussian):
+    """The same, affine in the prior's event."""
+
+
 class _Normals:
     """Means and standard deviations (M, m) float64 of all data, given x (M, *E); None where some of them
     are not plain normals."""
@@ -47,11 +61,11 @@ class _Normals:
     def means(self, x: Tensor) -> Tensor:
         """(M, m); differentiable."""
         both = self(x)
-        return x.new_zeros(0) if both is None else both[0]
+        return x.new_zeros(0) if both is None else both[0].to(x.device)
 
 
 @torch.no_grad()
-def as_gaussian(program: Program, layout: Layout, theta: Tensor) -> GaussianLikelihood | None:
+def as_gaussian(program: Program, layout: Layout, theta: Tensor) -> ProgramGaussian | None:
     """The observations given parameters theta (p,) as a Gaussian likelihood; None where they are not."""
     if len(program.choices) > 1 or not program.observed:
         return None
@@ -66,11 +80,12 @@ def as_gaussian(program: Program, layout: Layout, theta: Tensor) -> GaussianLike
         return None
     matrix = _matrix(ask, x, mean)
     if matrix is not None:
-        cost: GaussianLikelihood = LinearGaussian(matrix, y - mean[0], std[0])
+        cost: ProgramGaussian = ProgramLinear(matrix, y - mean[0], std[0])
     elif program.loop_reason is None:
-        cost = GaussianLikelihood(ask.means, y, std[0])
+        cost = ProgramGaussian(ask.means, y, std[0])
     else:  # elsewhere it may branch to what is not normal
         return None
+    cost.layout = layout
     near, close = x[:_NEAR], _MANY * eps
     says = log_choices(program, layout.sites_of(near, program), theta.expand(len(near), -1))[:, 0]
     same = torch.allclose(-cost(near[:, None])[:, 0], says, close, close, equal_nan=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from smcguide import weights
-from smcguide.boundary import require
+from smcguide.boundary import as_prior, require
 from smcguide.bridges.latents import program_cost
 from smcguide.bridges.layout import Layout
 from smcguide.bridges.nuisance import Nuisance, Particles, Task
@@ -72,7 +72,8 @@ class Inference:
             raise InvalidInput(
                 f"prior={prior!r}: say which site has it, e.g. site='x'; got site={site!r}."
             )
-        self.model, self.site, self.prior = model, site, prior
+        self.model, self.site = model, site
+        self.prior = None if prior is None else as_prior(prior)
         self.nuisance = Particles() if nuisance is None else nuisance
         if not isinstance(self.nuisance, Nuisance):
             raise InvalidInput(

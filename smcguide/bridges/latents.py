@@ -14,7 +14,6 @@ from smcguide.bridges.layout import Layout, log_choices
 from smcguide.bridges.program import Program
 from smcguide.costs.base import TerminalCost
 from smcguide.costs.parametric import ParametricCost
-from smcguide.errors import InvalidInput
 from smcguide.parameters import Parameters
 
 
@@ -27,16 +26,19 @@ def draw_choices(logits: Tensor, program: Program, generator: Generator) -> Tens
 class ProgramParameters(Parameters):
     """The continuous latents of a program besides those with a diffusion prior."""
 
+    num_scale_draws = 200  # some programs draw one after the other
+
     def __init__(self, program: Program) -> None:
         self.program, self.size = program, program.size
 
     def draw(self, num: int, generator: Generator) -> Tensor:
-        return self.program.draw(num, generator)
+        return self.program.draw(num, generator).to(generator.device)
 
     def log_prob(self, theta: Tensor) -> Tensor:
-        M = len(theta)
+        M, here = len(theta), self.program.device
         x = {name: a.expand(M, *a.shape) for name, a in self.program.example.items()}
-        return self.program.log_probs(x, theta, self.program.choices[:1].expand(M, -1)).parameters
+        choice = self.program.choices[:1].expand(M, -1).to(here)
+        return self.program.log_probs(x, theta.to(here), choice).parameters.to(theta.device)
 
     def __repr__(self) -> str:
         return f"ProgramParameters({self.size} numbers)"
@@ -65,7 +67,7 @@ class ProgramCost(TerminalCost):
         return _cost(self, flat, theta).reshape(x0.shape[:2])
 
     def check(self, event_shape: tuple[int, ...], like: Tensor) -> None:
-        _check(self.layout, event_shape)
+        self.layout.check(event_shape)
 
     def __repr__(self) -> str:
         return f"observations {list(self.program.observed)}"
@@ -108,13 +110,5 @@ def standalone_cost(program: Program) -> TerminalCost:
 def _cost(cost: ProgramCost | ParametricProgramCost, x0: Tensor, theta: Tensor) -> Tensor:
     """(M,) for flat events x0 (M, *E) and theta (M, p)."""
     x = cost.layout.sites_of(x0, cost.program)
-    return -weights.log_sum_exp(log_choices(cost.program, x, theta))
-
-
-def _check(layout: Layout, event_shape: tuple[int, ...]) -> None:
-    if tuple(event_shape) != layout.event_shape:
-        sites = {name: tuple(site.shape) for name, site in layout.sites.items()}
-        raise InvalidInput(
-            f"The program's latents {sites} make events of shape {layout.event_shape}; those of the "
-            f"prior have {tuple(event_shape)}."
-        )
+    values = log_choices(cost.program, x, theta.to(cost.program.device))
+    return -weights.log_sum_exp(values).to(x0.device)

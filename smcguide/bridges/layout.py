@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from smcguide.bridges.program import PriorSite, Program
+from smcguide.errors import InvalidInput
 from smcguide.priors.base import Prior
 from smcguide.priors.joint import JointPrior
 
@@ -35,6 +36,15 @@ class Layout:
         shapes = [torch.Size(site.shape) for site in self.sites.values()]
         return tuple(shapes[0]) if self.is_single else (sum(s.numel() for s in shapes),)
 
+    def check(self, event_shape: tuple[int, ...]) -> None:
+        """Raise InvalidInput unless events of a prior have the sites' shapes."""
+        if tuple(event_shape) != self.event_shape:
+            sites = {name: tuple(site.shape) for name, site in self.sites.items()}
+            raise InvalidInput(
+                f"The program's latents {sites} make events of shape {self.event_shape}; those of the "
+                f"prior have {tuple(event_shape)}."
+            )
+
     def split(self, x: Tensor) -> dict[str, Tensor]:
         """Events (M, *E) as site -> (M, *shape)."""
         shapes = [torch.Size(site.shape) for site in self.sites.values()]
@@ -43,14 +53,15 @@ class Layout:
         return {name: part.reshape(len(x), *shape) for name, part, shape in named}
 
     def sites_of(self, x: Tensor, program: Program) -> dict[str, Tensor]:
-        """`split`, in the dtypes the program has at its sites."""
-        named = self.split(x)
-        return {name: a.to(program.example[name].dtype) for name, a in named.items()}
+        """`split`, in the dtypes and on the device that the program has at its sites."""
+        return {name: a.to(program.example[name]) for name, a in self.split(x).items()}
 
 
 def log_choices(program: Program, x: Mapping[str, Tensor], theta: Tensor) -> Tensor:
-    """log p(j | x, theta) p(y | x, theta, j), (M, J), for each joint value j of the discrete latents."""
+    """log p(j | x, theta) p(y | x, theta, j), (M, J), for each joint value j of the discrete ones."""
     J, M = len(program.choices), len(theta)
     each = {name: a.repeat_interleave(J, 0) for name, a in x.items()}
-    probs = program.log_probs(each, theta.repeat_interleave(J, 0), program.choices.repeat(M, 1))
+    probs = program.log_probs(
+        each, theta.repeat_interleave(J, 0), program.choices.to(theta.device).repeat(M, 1)
+    )
     return (probs.choice + probs.observed).reshape(M, J)

@@ -38,14 +38,15 @@ class Outcome:
     @cached_property
     def _flat(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """x by site, theta and the discrete latents of all S N particles."""
-        x = self.layout.split(self.found.x.flatten(0, 1))
-        theta = self.found.theta.flatten(0, 1)
-        choices = self.program.choices
+        x = self.layout.sites_of(self.found.x.flatten(0, 1), self.program)
+        theta = self.found.theta.flatten(0, 1).to(self.program.device)
+        choices = self.program.choices.to(theta.device)
         if len(choices) == 1:
             return x, theta, choices.expand(len(theta), -1)
         logits = torch.cat([log_choices(self.program, *part) for part in _batches(x, theta)])
         generator = Generator().manual_seed(self.seed)
-        return x, theta, draw_choices(logits, self.program, generator)
+        choice = draw_choices(logits.cpu(), self.program, generator)
+        return x, theta, choice.to(theta.device)
 
     @cached_property
     def latents(self) -> dict[str, Tensor]:
@@ -66,9 +67,9 @@ class Outcome:
         Markov chains."""
         log_w, result = self.found.log_w, self.found.result
         if not isinstance(result, Posterior):
-            return log_w.flatten()
+            return log_w.flatten().cpu()
         within = log_w - weights.log_mean_exp(log_w)[:, None]
-        return (result.log_z[:, None] + within).flatten()
+        return (result.log_z[:, None] + within).flatten().cpu()
 
     @property
     def log_evidence(self) -> Tensor:

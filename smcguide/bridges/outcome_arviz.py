@@ -6,11 +6,16 @@ log_likelihood         of each entry of the data, so that `arviz.loo` works
 observed_data          the data
 weighted_posterior     the weighted particles (not for Markov chains)
 sample_stats, smc      as in `bridges.netcdf`
+
+Where netCDF would mind a name, or an axis or a weight has it, the variable is called <name>_site.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from smcguide.bridges.arviz import container
 from smcguide.bridges.chains import chain_stats, dataset
@@ -18,6 +23,8 @@ from smcguide.bridges.netcdf import MOST_DRAWS, datasets
 from smcguide.bridges.outcome import Outcome
 from smcguide.errors import InvalidInput
 from smcguide.posterior import Posterior
+
+_TAKEN = ("chain", "draw", "particle", "log_weight", "eve")
 
 
 def outcome_to_arviz(outcome: Outcome, num_draws: int | None = None) -> Any:
@@ -41,7 +48,7 @@ def outcome_to_arviz(outcome: Outcome, num_draws: int | None = None) -> Any:
         index = result.ancestors_of_draws(num)
         groups = datasets(result, num)
         weighted = groups["weighted_posterior"][["log_weight", "eve"]]
-        particles = dataset(outcome.latents, ("chain", "particle"))
+        particles = dataset(_named(outcome.latents), ("chain", "particle"))
         groups["weighted_posterior"] = weighted.merge(particles)
     else:
         index = torch.arange(N).expand(S, N)
@@ -54,6 +61,18 @@ def outcome_to_arviz(outcome: Outcome, num_draws: int | None = None) -> Any:
         "posterior_predictive": outcome.simulate(flat),
     }
     for group, arrays in made.items():
-        groups[group] = dataset({name: a.unflatten(0, index.shape) for name, a in arrays.items()})
-    groups["observed_data"] = dataset(outcome.program.observed, ())
+        shaped = {name: a.unflatten(0, index.shape) for name, a in arrays.items()}
+        groups[group] = dataset(_named(shaped))
+    groups["observed_data"] = dataset(_named(outcome.program.observed), ())
     return container(groups)
+
+
+def _named(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Arrays under names that they can have in a file."""
+    out: dict[str, Tensor] = {}
+    for name, a in arrays.items():
+        key = name.replace("/", "_")
+        while key in _TAKEN or key in out or re.search(r"_dim_\d+$", key):
+            key += "_site"
+        out[key] = a
+    return out

@@ -53,7 +53,7 @@ class LogProbs(NamedTuple):
 
 
 class Program(ABC):
-    """A model with its data. Functions are batched over M particles, tensors are torch's, on the CPU:
+    """A model with its data. Functions are batched over M particles, tensors are torch's, on one device:
 
         x       name of a prior site -> (M, *shape), of the prior's dtype
         theta   (M, p) float64
@@ -74,6 +74,11 @@ class Program(ABC):
     observed: Mapping[str, Tensor]
     example: Mapping[str, Tensor]
     loop_reason: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the program is evaluated."""
+        return next(iter(self.example.values())).device
 
     @abstractmethod
     def log_probs(self, x: Mapping[str, Tensor], theta: Tensor, choice: Tensor) -> LogProbs:

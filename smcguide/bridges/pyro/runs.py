@@ -80,7 +80,8 @@ class Runs:
         """Mean and standard deviation (2, *shape) of each observed site, if all are plain normals."""
         out: Values = {}
         for name, site in self._trace(self.model, values).nodes.items():
-            if site["type"] != "sample" or site_is_subsample(site) or name in self.sites.priors:
+            is_other = site["type"] != "sample" or site_is_subsample(site)
+            if is_other or name in self.sites.priors or site["infer"].get("_deterministic"):
                 continue
             if not _is_plain(site):
                 return None
