@@ -1,5 +1,6 @@
 """The README runs as shown, examples and benchmarks run, the two commands are the two commands."""
 
+import ast
 import math
 import os
 import re
@@ -11,28 +12,64 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+EXAMPLES = {p.stem: p for p in sorted((ROOT / "examples").glob("*.py")) if p.stem != "pictures"}
+TESTED_BELOW = {"compare_methods", "train_digits"}
 
 
-def run(script: str, *arguments: object, cwd: Path) -> str:
+def start(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, script, *map(str, arguments)], cwd=cwd, env=env, text=True,
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
+
+
+def run(script: str, *arguments: object, cwd: Path) -> str:
+    done = start(script, *arguments, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def promised_pictures(text: str) -> set[str]:
+    """Names of the pictures that an example's docstring says it writes."""
+    return set(re.findall(r"writes (\S+\.png)", ast.get_docstring(ast.parse(text)) or ""))
+
+
+def ends_in_a_check(text: str) -> bool:
+    """Whether an example fails by a comparison of something it computed."""
+    for node in ast.walk(ast.parse(text)):
+        asserts = isinstance(node, ast.Assert)
+        exits = isinstance(node, ast.If) and "SystemExit" in ast.unparse(node.body[0])
+        if not asserts and not exits:
+            continue
+        for part in ast.walk(node.test):
+            sides = [part.left, *part.comparators] if isinstance(part, ast.Compare) else []
+            if any(isinstance(n, ast.Name) for side in sides for n in ast.walk(side)):
+                return True
+    return False
 
 
 def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     scope: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
     assert (tmp_path / "run.nc").exists()
     assert scope["post"].x.shape == (4, 64, 1, 8, 8)
     assert scope["info"].time == 0
+    assert scope["samples"]["x"].shape == (64, 1, 8, 8)
+
+
+def test_the_code_about_programs_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/programs.md").read_text(), re.S)
+    assert len(blocks) == 3
+    scope: dict = {}
+    for block in blocks:
+        exec(compile(block, "programs.md", "exec"), scope)
+    assert scope["new"].shape == (100, 1, 4, 8)
+    assert scope["samples"]["x"].shape == (100, 1, 8, 8)
 
 
 def test_readme_commands() -> None:
@@ -76,6 +113,30 @@ def test_benchmark_rare_event(tmp_path: Path) -> None:
     assert 0.0 < bias < 5.0  # the coarse chain's
 
 
+@pytest.mark.parametrize("name", [n for n in EXAMPLES if n not in TESTED_BELOW])
+def test_an_example_runs_to_its_end_and_makes_its_picture(name: str, tmp_path: Path) -> None:
+    run(str(EXAMPLES[name]), cwd=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == promised_pictures(EXAMPLES[name].read_text())
+    assert all(p.stat().st_size > 10_000 for p in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_says_what_it_shows_and_checks_it(name: str) -> None:
+    text = EXAMPLES[name].read_text()
+    doc = ast.get_docstring(ast.parse(text))
+    assert re.match(r"[A-Z].{20,}[.?]$", doc.splitlines()[0])
+    assert f"python examples/{name}.py" in doc
+    assert ends_in_a_check(text)
+
+
+@pytest.mark.parametrize("test", ["True", "1 < 2", "error", "not math.isnan(1.0)"])
+def test_an_assertion_about_nothing_computed_is_no_check(test: str) -> None:
+    assert not ends_in_a_check(f"def main():\n    error = 1.0\n    assert {test}\n")
+    assert not ends_in_a_check("if args.steps > 3:\n    print('long')\n")
+    assert ends_in_a_check("assert abs(found - truth) < 0.1")
+    assert ends_in_a_check("if worst > 0.1:\n    raise SystemExit('off')\n")
+
+
 def test_compare_methods(tmp_path: Path) -> None:
     out = run(str(ROOT / "examples/compare_methods.py"), cwd=tmp_path)
     assert len(out.splitlines()) == 6
@@ -91,9 +152,7 @@ def test_benchmark_candidates(tmp_path: Path) -> None:
 
 def test_benchmark_ablation(tmp_path: Path) -> None:
     script = str(ROOT / "benchmarks/digits_exact.py")
-    out = run(
-        script, "--digits", 2, "--particles", 16, "--steps", 6, "--ablation", cwd=tmp_path
-    )
+    out = run(script, "--digits", 2, "--particles", 16, "--steps", 6, "--ablation", cwd=tmp_path)
     assert len(out.splitlines()) == 1 + 2 * 7
 
 
@@ -105,3 +164,30 @@ def test_benchmark_phaseless(tmp_path: Path) -> None:
     rows = [line.split() for line in out.splitlines()[1:]]
     assert len(rows) == 8
     assert all(math.isfinite(float(row[3])) and float(row[4]) > 0 for row in rows)
+
+
+def test_benchmark_calibration(tmp_path: Path) -> None:
+    script = str(ROOT / "benchmarks/calibration.py")
+    small = "--datasets", 6, "--particles", 100, "--steps", 10
+    out = run(script, *small, cwd=tmp_path)
+    rows = [line.split() for line in out.splitlines()[2:-1]]
+    assert len(rows) == 4
+    assert all(sum(map(int, row[-10:])) == 6 for row in rows)
+    assert "at a false-alarm rate of 0.001" in out
+    assert (tmp_path / "calibration.png").stat().st_size > 10_000
+
+
+def test_benchmark_calibration_sees_ignored_weights(tmp_path: Path) -> None:
+    script = str(ROOT / "benchmarks/calibration.py")
+    small = "--datasets", 10, "--particles", 100, "--steps", 10
+    done = start(script, "--broken", *small, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1] == "Not calibrated: log p(y)."
+
+
+def test_benchmark_bridge(tmp_path: Path) -> None:
+    script = str(ROOT / "benchmarks/bridge.py")
+    out = run(script, "--particles", 20, "--steps", 3, "--repeats", 1, cwd=tmp_path)
+    rows = [line.split("|")[1:-1] for line in out.splitlines()[2:]]
+    assert [row[3].strip() for row in rows] == ["by hand", "Pyro", "NumPyro"] * 5
+    assert all(float(row[4]) > 0 and math.isfinite(float(row[8])) for row in rows)
