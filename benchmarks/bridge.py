@@ -145,15 +145,15 @@ def routes(row: Row, num_particles: int, num_steps: int) -> dict[str, Callable[[
 
 
 def measure(row: Row, args: argparse.Namespace, bar: Any) -> dict[str, Tensor]:
-    """Route -> seconds and log Z (2, repeats), after one run of each that does not count."""
+    """Route -> seconds and log Z, (2, repeats)."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for seed in range(args.repeats + 1):
+    for seed in range(args.repeats):
         for name, route in routes(row, args.particles, args.steps).items():
             start = time.process_time()
             log_z = route(seed)
             found.setdefault(name, []).append((time.process_time() - start, log_z))
             bar.update()
-    return {name: torch.tensor(pairs[1:]).T for name, pairs in found.items()}
+    return {name: torch.tensor(pairs).T for name, pairs in found.items()}
 
 
 def main() -> None:
@@ -162,7 +162,9 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, nargs="+", default=range(len(ROWS)), help="of the table")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=range(len(ROWS)), help="of the table"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("| likelihood | scale | potential | route | s | ratio | range | share | log Z |")
@@ -176,7 +178,7 @@ def main() -> None:
                 middle = float(ratio.median())
                 print(
                     f"| {row.name} | {'unknown' if row.unknown else 'known'} | {potential} | {name} "
-                    f"| {s.median():.1f} | {middle:.2f} | {ratio.min():.2f} to {ratio.max():.2f} "
+                    f"| {s.median():.2f} | {middle:.2f} | {ratio.min():.2f} to {ratio.max():.2f} "
                     f"| {100 * (1 - 1 / middle):.0f} % | {log_z.mean():.1f} |",
                     flush=True,
                 )
