@@ -169,7 +169,9 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| likelihood | scale | potential | route | s | ratio | range | share | log Z |")
     print("|---|---|---|---|---|---|---|---|---|")
-    with tqdm(total=len(args.rows) * 3 * (args.repeats + 1), unit="run", disable=None) as bar:
+    for warm_up in routes(ROWS[-1], args.particles, 2).values():
+        warm_up(0)
+    with tqdm(total=len(args.rows) * 3 * args.repeats, unit="run", disable=None) as bar:
         for row in (ROWS[i] for i in args.rows):
             seconds = measure(row, args, bar)
             potential = "default" if row.potential is None else type(row.potential).__name__

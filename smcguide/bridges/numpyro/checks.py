@@ -46,7 +46,27 @@ def why_loop(particle: Particle, arrays: Sequence[Tensor], dtype: torch.dtype) -
                 f"NumPyroProgram: JAX can neither trace nor differentiate the model, {last}: "
                 f"{_first_line(error)} {_REMEDY}"
             ) from error
+        except ValueError:
+            pass  # no gradient: see has_gradient
     return reason
+
+
+def has_gradient(
+    particle: Particle, arrays: Sequence[Tensor], dtype: torch.dtype, loop: bool
+) -> bool:
+    """Whether JAX can differentiate the model; not where it calls back a simulator, for example."""
+
+    def slope(*row: jax.Array) -> Any:
+        found, pull = jax.vjp(particle.log_probs, *row)
+        return pull(found)
+
+    with precision(dtype):
+        row = [to_jax(a[0]) for a in arrays]
+        try:
+            slope(*row) if loop else jax.eval_shape(slope, *row)
+        except ValueError:
+            return False
+    return True
 
 
 def require_repeatable(

@@ -38,15 +38,22 @@ class JaxFunction:
             jax.jit and jax.vmap.
         chunk_size: most particles evaluated at once.
         loop: evaluate one particle after the other, not compiled, for functions that cannot be traced.
+        has_gradient: False for functions that JAX cannot differentiate; results then carry none.
 
     Raises:
         InvalidInput: for a chunk_size below 1.
     """
 
     def __init__(
-        self, f: Callable[..., Any], *, chunk_size: int = CHUNK_SIZE, loop: bool = False
+        self,
+        f: Callable[..., Any],
+        *,
+        chunk_size: int = CHUNK_SIZE,
+        loop: bool = False,
+        has_gradient: bool = True,
     ) -> None:
         self._f, self._chunk_size, self._loop = _like_first(f), chunk_size, loop
+        self._has_gradient = has_gradient
         self._values = Batched(self._f, chunk_size, loop)
         self._pulls: dict[tuple[bool, ...], Batched] = {}
         platforms = {device.platform for device in jax.devices()}
@@ -69,7 +76,8 @@ class JaxFunction:
                 for a second derivative.
         """
         dtype = _common_dtype(arrays)
-        leaves = _Apply.apply(self, *(a.to(dtype) for a in arrays))  # type: ignore[no-untyped-call]
+        with torch.set_grad_enabled(self._has_gradient and torch.is_grad_enabled()):
+            leaves = _Apply.apply(self, *(a.to(dtype) for a in arrays))  # type: ignore[no-untyped-call]
         return jax.tree.unflatten(self._values.structure, leaves)
 
     def values(self, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from smcguide.bridges.numpyro.batches import Batched, precision, to_jax
 from smcguide.bridges.numpyro.checks import (
+    has_gradient,
     require_prior_independence,
     require_repeatable,
     why_loop,
@@ -22,7 +23,7 @@ from smcguide.bridges.numpyro.checks import (
 from smcguide.bridges.numpyro.classify import Placeholder
 from smcguide.bridges.numpyro.jax_function import JaxFunction
 from smcguide.bridges.numpyro.particle import Particle
-from smcguide.bridges.numpyro.runs import Model
+from smcguide.bridges.numpyro.runs import Model, own
 from smcguide.bridges.numpyro.setup import first_runs
 from smcguide.bridges.program import LogProbs, Program
 from smcguide.errors import InvalidInput
@@ -37,7 +38,8 @@ class NumPyroProgram(Program):
     float64 for a prior in float64, whatever JAX's global switch.
 
     Particles are evaluated together with `jax.vmap`, or one after the other where JAX cannot trace the
-    model (`loop_reason`, and a UserWarning).
+    model (`loop_reason`, and a UserWarning). A model that JAX cannot differentiate, since it calls back a
+    simulator for example, has values only.
 
     Arguments:
         model: a NumPyro model.
@@ -61,7 +63,8 @@ class NumPyroProgram(Program):
         *,
         placeholder: Placeholder | None = None,
     ) -> None:
-        run = Model(model, tuple(args), dict(kwargs or {}))
+        named = {name: own(a) for name, a in (kwargs or {}).items()}
+        run = Model(model, tuple(own(a) for a in args), named)
         first = first_runs(run, placeholder or {})
         self._sites, self._dtype = first.sites, first.dtype
         self.priors, self.size = first.sites.priors, first.sites.size
@@ -73,7 +76,7 @@ class NumPyroProgram(Program):
         arrays = self._arrays(first.x, first.theta, self.choices[picked])
         self.loop_reason = why_loop(particle, arrays, self._dtype)
         loop = self.loop_reason is not None
-        self._compile(particle, loop)
+        self._compile(particle, loop, has_gradient(particle, arrays, self._dtype, loop))
         require_repeatable(particle, self._log_probs, arrays, self._dtype, loop)
         require_prior_independence(particle, self._log_probs, arrays)
         with precision(self._dtype):
@@ -85,10 +88,10 @@ class NumPyroProgram(Program):
                 stacklevel=2,
             )
 
-    def _compile(self, particle: Particle, loop: bool) -> None:
-        self._log_probs = JaxFunction(particle.log_probs, loop=loop)
+    def _compile(self, particle: Particle, loop: bool, smooth: bool) -> None:
+        self._log_probs = JaxFunction(particle.log_probs, loop=loop, has_gradient=smooth)
         self._pointwise = JaxFunction(particle.pointwise, loop=loop)
-        self._normals = JaxFunction(particle.normals, loop=loop)
+        self._normals = JaxFunction(particle.normals, loop=loop, has_gradient=smooth)
         self._constrain = Batched(particle.constrain, loop=loop)
         self._draw = Batched(particle.draw, loop=loop)
         self._simulate = Batched(particle.simulate, loop=loop)

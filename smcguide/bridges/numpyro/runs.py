@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from numpyro.handlers import seed, substitute, trace, uncondition
 from numpyro.infer.util import compute_log_probs
 from numpyro.primitives import Messenger
@@ -68,6 +69,12 @@ class Model:
 
     def _trace(self, run: Callable[..., Any]) -> Trace:
         return trace(run).get_trace(*self.args, **self.kwargs)  # type: ignore[no-any-return, unused-ignore]
+
+
+def own(a: Any) -> Any:
+    """NumPy data as another object: JAX remembers the precision in which it first met an array, and that
+    of the program need not be the user's."""
+    return a.view() if isinstance(a, np.ndarray) else a
 
 
 def require_same_sites(expected: set[str], found: set[str]) -> None:

@@ -126,6 +126,14 @@ def _run(
                 f"NumPyroProgram: the model cannot be drawn from: it fails {last}. Every latent needs "
                 "a distribution with draws; an improper one has none."
             ) from error
+        except jax.errors.JaxRuntimeError as error:
+            if "incompatible size" not in str(error):
+                raise
+            raise InvalidInput(
+                f"NumPyroProgram: JAX has met a NumPy array of the model, {last}, in another precision "
+                f"than {supply.dtype}. Make it a JAX array, jnp.asarray(a), or give the prior in "
+                "float32, prior.to(dtype=torch.float32)."
+            ) from error
         sites = classify(trace, placeholder)
         names = [*sites.priors, *(site.name for site in sites.continuous)]
         return sites, {name: jnp.asarray(trace[name]["value"]) for name in names}
