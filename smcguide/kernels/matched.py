@@ -6,7 +6,8 @@ posterior's plus what is unknown about x_0,
     v = v_DDPM + c_D^2 E |x_0 - D(x_t)|^2 / d,
 
 with the expectation measured once on draws of the prior. Ancestral DDPM drops the second term and so
-contracts on coarse grids; with it an isotropic Gaussian prior is reproduced in any number of steps.
+contracts on coarse grids; with it an isotropic Gaussian prior is reproduced in any number of steps, up
+to the error of the measurement: with 256 draws the last width is typically off by 1 to 3 %.
 
 Reference: Bao et al., "Analytic-DPM" (arXiv 2201.06503).
 """

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 
-CHUNK_SIZE = 256
+CHUNK_SIZE = 1024
 
 
 def precision(dtype: torch.dtype) -> AbstractContextManager[Any]:
@@ -61,19 +61,25 @@ class Batched:
         f: arrays of one particle -> arrays, in any structure of tuples, lists and dicts.
         chunk_size: most particles evaluated at once.
         loop: one particle after the other, not compiled.
+        one_size: always pad to chunk_size, for functions called a few times, whose compilation costs
+            more than the padding.
 
     Attributes:
         structure: of the results, known after the first call.
     """
 
     def __init__(
-        self, f: Callable[..., Any], chunk_size: int = CHUNK_SIZE, loop: bool = False
+        self,
+        f: Callable[..., Any],
+        chunk_size: int = CHUNK_SIZE,
+        loop: bool = False,
+        one_size: bool = False,
     ) -> None:
         if not isinstance(chunk_size, int) or chunk_size < 1:
             raise InvalidInput(
                 f"chunk_size must be a whole number of at least 1, got {chunk_size}."
             )
-        self._chunk_size, self._loop = chunk_size, loop
+        self._chunk_size, self._loop, self._one_size = chunk_size, loop, one_size
         self._f = looped(f) if loop else jax.jit(jax.vmap(f))
         self.structure: Any = None
 
@@ -97,8 +103,8 @@ class Batched:
         return self._f(*(to_jax(r) for r in rows))
 
     def _size(self, num: int) -> int:
-        """Smallest of chunk_size, chunk_size / 4, ... that is at least num."""
+        """Smallest of the sizes that is at least num."""
         size = self._chunk_size
-        while size // 4 >= num:
+        while not self._one_size and size // 4 >= num:
             size //= 4
         return size

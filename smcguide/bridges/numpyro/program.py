@@ -28,6 +28,8 @@ from smcguide.bridges.numpyro.setup import first_runs
 from smcguide.bridges.program import LogProbs, Program
 from smcguide.errors import InvalidInput
 
+_DRAWS = 256  # particles drawn at once
+
 
 class NumPyroProgram(Program):
     """A NumPyro model and the arguments it is called with.
@@ -93,7 +95,7 @@ class NumPyroProgram(Program):
         self._pointwise = JaxFunction(particle.pointwise, loop=loop)
         self._normals = JaxFunction(particle.normals, loop=loop, has_gradient=smooth)
         self._constrain = Batched(particle.constrain, loop=loop)
-        self._draw = Batched(particle.draw, loop=loop)
+        self._draw = Batched(particle.draw, _DRAWS, loop, one_size=True)
         self._simulate = Batched(particle.simulate, loop=loop)
 
     def log_probs(self, x: Mapping[str, Tensor], theta: Tensor, choice: Tensor) -> LogProbs:
