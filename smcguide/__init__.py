@@ -5,6 +5,9 @@
 `sample(prior, cost)` does the whole job; `run(GuidedDiffusion(...))` is its explicit form.
 """
 
+from importlib import import_module
+from types import ModuleType
+
 from smcguide import (
     costs,
     grids,
@@ -58,6 +61,7 @@ __all__ = [
     "SmcguideError",
     "check_prior",
     "costs",
+    "diagnostics",
     "draw",
     "freeze",
     "grids",
@@ -68,12 +72,14 @@ __all__ = [
     "parameter_gibbs",
     "parameter_moves",
     "particle_gibbs",
+    "plots",
     "pmmh",
     "potentials",
     "presets",
     "priors",
     "proposals",
     "rehearse",
+    "report",
     "resamplers",
     "rollover",
     "run",
@@ -83,3 +89,11 @@ __all__ = [
     "triggers",
     "tune_move",
 ]
+
+_LATE = ("diagnostics", "plots", "report")  # rooms that are loaded when they are named
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LATE:
+        return import_module(f"smcguide.{name}")
+    raise AttributeError(f"module 'smcguide' has no attribute {name!r}")

@@ -6,7 +6,6 @@ observation per system). Weights are kept to the end: equal-weight draws are an 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +15,11 @@ from smcguide import weights
 from smcguide.answers import Answers
 from smcguide.evidence import POOL, WITHHELD, chan_lai, olsson_douc, standard_error
 from smcguide.exactness import EXACT
+from smcguide.exports import Exports
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior(Answers):
+class Posterior(Answers, Exports):
     """Weighted particles of S systems, with the history of their weights.
 
     Attributes:
@@ -163,28 +163,3 @@ class Posterior(Answers):
         from smcguide.results import summary
 
         return summary(self)
-
-    def to_arviz(self, num_draws: int | None = None) -> Any:
-        """InferenceData (ArviZ 0.x) or DataTree (1.x); needs the extra `arviz`."""
-        from smcguide.bridges.arviz import to_arviz
-
-        return to_arviz(self, num_draws)
-
-    def save(self, path: str | Path) -> None:
-        """Write a netCDF file that `Posterior.load`, xarray and ArviZ open; needs the extra `arviz`."""
-        from smcguide.bridges.netcdf import save
-
-        save(self, Path(path))
-
-    @staticmethod
-    def load(path: str | Path) -> "Posterior":
-        """Read a file written by `save`, onto the CPU."""
-        from smcguide.bridges.netcdf import load
-
-        return load(Path(path))
-
-    def plot(self) -> Any:
-        """A figure of the posterior and of the run; needs the extra `plots`."""
-        from smcguide.plots import plot_posterior
-
-        return plot_posterior(self)

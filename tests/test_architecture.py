@@ -27,13 +27,13 @@ LEVELS = {
     "feynman_kac": 2, "guided": 2, "boundary": 2, "runs": 2, "draws": 2, "steps": 2,
     "chain": 2, "lookahead": 2, "candidates": 2, "refresh": 2, "starting": 2, "tempering": 2,
     "parameter_refresh": 2,
-    "posterior": 3, "results": 3, "trace": 3, "answers": 3,
+    "posterior": 3, "results": 3, "trace": 3, "answers": 3, "exports": 3,
     "engine": 4, "sampling": 4, "progress": 4, "search": 4,
     "presets": 4, "freezing": 4, "pilot": 4, "gibbs": 4, "pmmh": 4, "chains": 4,
     "along": 4, "pseudomarginal": 4, "density": 4, "parameter_gibbs": 4,
     "diagnostics": 5,
     "bridges": 6,
-    "plots": 7, "cli": 7,
+    "plots": 7, "report": 7, "cli": 7,
     "testing": 8,
     "front door": 4,  # `import smcguide` itself
 }  # fmt: skip
@@ -43,7 +43,9 @@ MAY_IMPORT = {
 }  # fmt: skip
 LATE = {  # imports inside functions that reach up or out on purpose
     "chains": {"smcguide.bridges"},
-    "posterior": {"smcguide.bridges", "smcguide.plots"},
+    "exports": {
+        "smcguide.bridges", "smcguide.diagnostics", "smcguide.plots", "smcguide.report"
+    },
     "progress": {"tqdm"},
     "priors": {"diffusers"},
 }

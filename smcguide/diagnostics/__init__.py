@@ -1,0 +1,1 @@
+"""Numbers that say whether a run can be trusted."""

@@ -1,0 +1,1 @@
+"""Whether posteriors mean what they say, over many simulated data sets."""

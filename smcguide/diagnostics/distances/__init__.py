@@ -1,0 +1,1 @@
+"""Distances between weighted samples, each beside the floor that exact samples reach."""

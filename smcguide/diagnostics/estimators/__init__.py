@@ -1,0 +1,1 @@
+"""Expectations with less variance from the particles that are there."""

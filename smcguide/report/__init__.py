@@ -1,0 +1,1 @@
+"""One page that says what was run and whether to trust it."""
