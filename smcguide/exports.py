@@ -1,4 +1,4 @@
-"""Where results go: files, ArviZ, pictures, a verdict, a report. Each imports what it needs when called."""
+"""Where results go: files, ArviZ, pictures, a verdict, a report. Each imports what it needs late."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
