@@ -38,6 +38,16 @@ class Particle:
         found = self._entries(given, key)
         return {name: jnp.sum(v) + jacobians.get(name, 0.0) for name, v in found.items()}
 
+    def totals(self, *x_theta_choice: jax.Array) -> jax.Array:
+        """Log-density of all continuous latents, all discrete ones, and the data, (3,)."""
+        found, sites = self.log_probs(*x_theta_choice), self.sites
+        groups = (
+            [site.name for site in sites.continuous],
+            [site.name for site in sites.discrete],
+            [*sites.observed, *sites.factors],
+        )
+        return jnp.stack([jnp.sum(jnp.stack([0.0, *(found[n] for n in g)])) for g in groups])
+
     def pointwise(self, *x_theta_choice: jax.Array) -> dict[str, Any]:
         """Log-likelihood of the entries of each observed site with data."""
         found = self._entries(self._given(x_theta_choice)[0])

@@ -79,8 +79,9 @@ class NumPyroProgram(Program):
         self.loop_reason = why_loop(particle, arrays, self._dtype)
         loop = self.loop_reason is not None
         self._compile(particle, loop, has_gradient(particle, arrays, self._dtype, loop))
-        require_repeatable(particle, self._log_probs, arrays, self._dtype, loop)
-        require_prior_independence(particle, self._log_probs, arrays)
+        log_probs = JaxFunction(particle.log_probs, loop=loop)
+        require_repeatable(particle, log_probs, arrays, self._dtype, loop)
+        require_prior_independence(particle, log_probs, arrays)
         with precision(self._dtype):
             self._is_normal = bool(particle.normals(*(to_jax(a[0]) for a in arrays)))
         if loop:
@@ -91,7 +92,7 @@ class NumPyroProgram(Program):
             )
 
     def _compile(self, particle: Particle, loop: bool, smooth: bool) -> None:
-        self._log_probs = JaxFunction(particle.log_probs, loop=loop, has_gradient=smooth)
+        self._totals = JaxFunction(particle.totals, loop=loop, has_gradient=smooth)
         self._pointwise = JaxFunction(particle.pointwise, loop=loop)
         self._normals = JaxFunction(particle.normals, loop=loop, has_gradient=smooth)
         self._constrain = Batched(particle.constrain, loop=loop)
@@ -99,17 +100,7 @@ class NumPyroProgram(Program):
         self._simulate = Batched(particle.simulate, loop=loop)
 
     def log_probs(self, x: Mapping[str, Tensor], theta: Tensor, choice: Tensor) -> LogProbs:
-        sites, found = self._sites, self._log_probs(*self._arrays(x, theta, choice))
-
-        def total(names: Sequence[str]) -> Tensor:
-            zero = torch.zeros(len(theta), dtype=torch.float64)
-            return sum((found[name].double() for name in names), zero)
-
-        return LogProbs(
-            total([site.name for site in sites.continuous]),
-            total([site.name for site in sites.discrete]),
-            total([*sites.observed, *sites.factors]),
-        )
+        return LogProbs(*self._totals(*self._arrays(x, theta, choice)).double().unbind(1))
 
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
         if self.size == 0:
