@@ -5,55 +5,64 @@ or subfigure can be drawn into. The grey images of a figure share one scale; sta
 in viridis, from 0 to the number in their title.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from smcguide import weights
-from smcguide.bridges.netcdf import to_numpy
-from smcguide.errors import InvalidInput
-from smcguide.plots import panels
+from smcguide.plots import panels, run
 from smcguide.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-NUM_DRAWS, MOST_SYSTEMS, MOST_COORDINATES = 5, 4, 6
+NUM_DRAWS, MOST_COORDINATES = 5, 6
 
 _PANEL = 0.95  # inches
+_RUN = 2.0
 
 
 def plot_posterior(
-    posterior: Posterior, *, figure: "Figure | SubFigure | None" = None
+    posterior: Posterior,
+    *,
+    signal: bool | None = None,
+    figure: "Figure | SubFigure | None" = None,
 ) -> "Figure | SubFigure":
     """The posterior above, the run below, for the first four systems.
 
     Events (..., H, W) are shown as mean, standard deviation and five draws, one system per row;
-    other events as weighted marginal histograms of their first six coordinates. The run is shown
-    as ESS (dots where it resampled), running log evidence with its final standard error, and the
-    number of initial ancestors that still have descendants.
+    signals as mean, 90 % band and five draws over the index, one system per row; other vectors as
+    weighted marginal histograms of their first six coordinates. The run is shown as ESS (dots where it
+    resampled), running log evidence with its final standard error, and the number of initial
+    ancestors that still have descendants; `plot_run` shows more.
 
     Arguments:
         posterior: what to show.
+        signal: whether events (d,) are signals; default those with more than 12 coordinates.
         figure: where to draw; default a new figure.
 
     Raises:
         MissingExtra: without matplotlib.
     """
     S, N = posterior.log_w.shape
-    rows = min(S, MOST_SYSTEMS)
-    is_image = posterior.x.ndim >= 4
-    height = rows * _PANEL + 0.5 if is_image else 1.7
-    figure = figure or panels.new_figure(7.2, height + 2.0)
-    halves: Any = figure.subfigures(2, 1, height_ratios=[height, 2.0])
+    event = posterior.x.shape[2:]
+    rows = min(S, panels.MOST_SYSTEMS)
+    curves = panels.is_curve(event, signal)
+    height = rows * 1.2 + 0.3 if curves else rows * _PANEL + 0.5 if panels.is_image(event) else 1.7
+    figure = figure or panels.new_figure(7.2, height + _RUN)
+    halves: Any = figure.subfigures(2, 1, height_ratios=[height, _RUN])
     top, bottom = halves
-    if is_image:
+    names = [f"system {s}" for s in range(rows)] if posterior.has_systems else ()
+    if panels.is_image(event):
         axes = top.subplots(rows, 2 + NUM_DRAWS, squeeze=False)
-        titles = _images(axes, posterior)
-        systems = [f"system {s}" for s in range(rows)] if posterior.has_systems else ()
-        panels.label(axes, titles, systems)
+        panels.label(axes, images(axes, posterior), names)
+    elif curves:
+        axes = top.subplots(rows, 1, squeeze=False, sharex=True)
+        curves_of(axes[:, 0], posterior)
+        panels.label(axes, (), names)
+        panels.legend(axes[0, 0], columns=3)
+        axes[-1, 0].set_xlabel("index", fontsize=panels.TEXT)
     else:
         _marginals(top, posterior)
     shown = f", the first {rows} of {S} systems" if rows < S else ""
@@ -62,57 +71,12 @@ def plot_posterior(
     return figure
 
 
-def plot_inverse_problem(
-    posterior: Posterior,
-    truth: Tensor,
-    measurement: Tensor,
-    *,
-    row_labels: Sequence[str] = (),
-    figure: "Figure | SubFigure | None" = None,
-) -> "Figure | SubFigure":
-    """One row per system: truth, measurement, posterior mean, standard deviation, five draws.
-
-    Arguments:
-        posterior: of image events (..., H, W), S systems.
-        truth: (S, *E); its range is the grey scale of the figure.
-        measurement: (S, H', W') images on the scale of the truth, NaN where nothing was observed;
-            or (S, m) numbers, shown as bars.
-        row_labels: one text per system.
-        figure: where to draw; default a new figure.
-
-    Raises:
-        InvalidInput: for events that are not images, or shapes that do not fit.
-        MissingExtra: without matplotlib.
-    """
-    S, event = len(posterior.x), tuple(posterior.x.shape[2:])
-    fits = truth.shape == (S, *event) and measurement.ndim in (2, 3) and len(measurement) == S
-    if len(event) < 2 or not fits:
-        raise InvalidInput(
-            f"plot_inverse_problem: {S} systems with events {event}, truth {tuple(truth.shape)}, "
-            f"measurement {tuple(measurement.shape)}; expected image events (..., H, W), a truth "
-            "(S, ..., H, W), and a measurement (S, H', W') or (S, m)."
-        )
-    columns = 4 + NUM_DRAWS
-    figure = figure or panels.new_figure(columns * _PANEL, S * _PANEL + 0.3)
-    axes = figure.subplots(S, columns, squeeze=False)
-    limits = float(truth.min()), float(truth.max())
-    for row, image, seen in zip(axes, truth, measurement, strict=True):
-        panels.image(row[0], image, limits)
-        if seen.ndim == 1:
-            panels.bars(row[1], seen)
-        else:
-            panels.image(row[1], seen, limits)
-    titles = _images(axes[:, 2:], posterior, limits)
-    panels.label(axes, ["truth", "measurement", *titles], row_labels)
-    return figure
-
-
-def _images(
+def images(
     axes: np.ndarray, posterior: Posterior, limits: tuple[float, float] | None = None
 ) -> list[str]:
     """Mean, standard deviation and draws of the first systems, one per row; returns the titles."""
     mean, std, draws = (
-        a if posterior.has_systems else a[None]
+        with_systems(posterior, a)
         for a in (posterior.mean(), posterior.std(), posterior.draws(NUM_DRAWS))
     )
     largest = float(std[: len(axes)].max())
@@ -125,10 +89,32 @@ def _images(
     return ["mean", f"s.d., 0 to {largest:.2g}", *["draw"] * NUM_DRAWS]
 
 
+def curves_of(axes: np.ndarray, posterior: Posterior) -> None:
+    """Mean, 90 % band and draws of signals, one system in each of the axes (rows,)."""
+    mean, draws = (
+        with_systems(posterior, a) for a in (posterior.mean(), posterior.draws(NUM_DRAWS))
+    )
+    intervals = band(posterior)
+    for s, ax in enumerate(axes):
+        panels.curve(ax, mean[s], intervals[:, s], draws[s])
+        panels.plain(ax, "")
+
+
+def band(posterior: Posterior) -> Tensor:
+    """5 and 95 % quantiles (2, S, *E)."""
+    return with_systems(posterior, posterior.quantile([0.05, 0.95]), 1)
+
+
+def with_systems(posterior: Posterior, answer: Tensor, axis: int = 0) -> Tensor:
+    """An answer of the posterior with the axis of systems, whether asked for or not."""
+    return answer if posterior.has_systems else answer.unsqueeze(axis)
+
+
 def _marginals(figure: "SubFigure", posterior: Posterior) -> None:
     """Weighted histograms of the first coordinates, one line per system."""
-    x = to_numpy(posterior.x.reshape(*posterior.log_w.shape, -1))[:MOST_SYSTEMS]
-    W = to_numpy(weights.normalise(posterior.log_w))[:MOST_SYSTEMS]
+    first = slice(panels.MOST_SYSTEMS)
+    x = panels.numbers(posterior.x[first].reshape(*posterior.log_w[first].shape, -1))
+    W = panels.numbers(weights.normalise(posterior.log_w[first]))
     count = min(x.shape[-1], MOST_COORDINATES)
     for i, ax in enumerate(figure.subplots(1, count, squeeze=False)[0]):
         panels.histogram(ax, x[..., i], W)
@@ -137,24 +123,12 @@ def _marginals(figure: "SubFigure", posterior: Posterior) -> None:
 
 def _run(figure: "SubFigure", posterior: Posterior) -> None:
     """ESS, running log evidence and surviving initial ancestors against the step."""
-    S, N = posterior.log_w.shape
     ess, evidence, survivors = figure.subplots(1, 3)
-    trace = {name: to_numpy(a) for name, a in posterior.trace.items()}
-    se = to_numpy(posterior.log_evidence_se.reshape(-1))
-    for s, colour in zip(range(S), panels.COLOURS, strict=False):
-        again = np.flatnonzero(trace["resampled"][s]).tolist()
-        ess.plot(trace["ess"][s], color=colour, lw=1.2, marker="o", ms=3, markevery=again)
-        log_z = trace["log_evidence"][s]
-        evidence.plot(log_z, color=colour, lw=1.2, label=f"system {s}")
-        if np.isfinite(se[s]):
-            evidence.errorbar(len(log_z) - 1, log_z[-1], se[s], color=colour, capsize=2)
-        survivors.plot(trace["unique_eves"][s], color=colour, lw=1.2)
-    ess.set_ylim(0, 1.05 * N)
-    survivors.set(yscale="log", ylim=(0.8, 1.3 * N))
-    panels.plain(ess, "ESS (dots: resampled)")
-    panels.plain(evidence, "running log evidence")
-    panels.plain(survivors, "initial ancestors alive")
+    run.ess_panel(ess, posterior)
+    run.evidence_panel(evidence, posterior)
+    run.eves_panel(survivors, posterior)
     for ax in (ess, evidence, survivors):
         ax.set_xlabel("step", fontsize=panels.TEXT)
-    if S > 1:
-        evidence.legend(fontsize=panels.TEXT - 1, frameon=False)
+        panels.whole_steps(ax)
+    if len(posterior.log_w) > 1:
+        panels.legend(evidence)
