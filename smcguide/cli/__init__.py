@@ -1,11 +1,14 @@
-"""The command line: `smcguide demo`, `smcguide --version`."""
+"""The command line: `smcguide demo`, `smcguide report`, `smcguide --version`."""
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from smcguide.errors import MissingExtra, SmcguideError
+
+if TYPE_CHECKING:
+    from typer import Typer
 
 
 def main() -> None:
@@ -42,6 +45,13 @@ def _app() -> Any:
     def about(show: Annotated[bool, version] = False) -> None:
         """Sequential Monte Carlo with pretrained diffusion priors."""
 
+    _add_commands(app)
+    return app
+
+
+def _add_commands(app: "Typer") -> None:
+    import typer
+
     @app.command()
     def demo(
         fast: Annotated[bool, typer.Option("--fast", help="Fewer particles and steps.")] = False,
@@ -60,4 +70,15 @@ def _app() -> Any:
         sizes = {"num_particles": 64, "num_steps": 30} if fast else {}
         run_demo(out, device=device, seed=seed, **sizes)
 
-    return app
+    @app.command()
+    def report(
+        files: Annotated[list[Path], typer.Argument(help="Runs, written by Posterior.save.")],
+        out: Annotated[
+            Path | None,
+            typer.Option("--out", "-o", help="The page; default: next to the first run."),
+        ] = None,
+    ) -> None:
+        """One self-contained page about a run, or about several: is it to be trusted, and why."""
+        from smcguide.cli.report import run_report
+
+        run_report(files, out)
