@@ -25,8 +25,9 @@ def bottleneck(posterior: Posterior) -> Finding | None:
         return None
     s = int(lowest.argmin())
     k = int(ess[s].argmin())
+    # particles spread out again afterwards, so the same few are forgiven more readily than at the end
     return Finding(
-        SERIOUS if bool((lowest < few).any()) else DOUBTFUL,
+        SERIOUS if bool((lowest < few / 2).any()) else DOUBTFUL,
         "The population went through a bottleneck; its final weights look better than they are.",
         f"ESS {float(lowest[s]):.3g} of {N} when it was resampled after step {k} (time "
         f"{float(posterior.times[k]):.3g}){in_systems(bad)}.",
