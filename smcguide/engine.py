@@ -72,7 +72,7 @@ def iterate(
         resampler: default Systematic().
         trigger: when to resample, default ess_below(0.5).
         seed: of all randomness.
-        record: any of "ancestors", "particles", "log_weights", to keep in each StepInfo.
+        record: any of "ancestors", "particles", "log_weights", "x0_hat", to keep in each StepInfo.
 
     Yields:
         K + 1 pairs: the initial population, then the population after each transition.
@@ -101,7 +101,7 @@ def _checked(
     S = check_run(model, num_particles, num_systems, record, seed=seed)
     check_selection(resampler, trigger)
     selection = resampler or Systematic(), trigger or ess_below(0.5)
-    check_together(model, selection[0], num_particles, lineage is not None)
+    check_together(model, selection[0], num_particles, record, lineage is not None)
     steps = _iterate(model, (S, num_particles), *selection, seed, record, lineage)
     return checked(model, steps, 1 if model.device.type == "cpu" else _CHECK_EVERY)
 

@@ -10,7 +10,7 @@ from smcguide.boundary import require
 from smcguide.errors import InvalidInput
 from smcguide.resamplers.base import Resampler
 
-RECORDABLE = ("ancestors", "particles", "log_weights", "paths")
+RECORDABLE = ("ancestors", "particles", "log_weights", "x0_hat", "paths")
 
 
 def check_run(
@@ -60,10 +60,12 @@ def check_selection(resampler: Any, trigger: Any) -> None:
         raise InvalidInput(f"trigger: got {trigger!r}; e.g. triggers.ess_below({trigger!r}).")
 
 
-def check_together(model: Any, resampler: Resampler, num_particles: int, with_paths: bool) -> None:
+def check_together(
+    model: Any, resampler: Resampler, num_particles: int, record: Sequence[str], with_paths: bool
+) -> None:
     """Raise InvalidInput where a model cannot be resampled by this scheme, or has no paths to record."""
     if model.chain_length > 1:
         num = num_particles // model.chain_length
         resampler(torch.zeros(1, num_particles), torch.Generator(), num)
-    if with_paths and not model.has_paths:
+    if (with_paths or "x0_hat" in record) and not model.has_paths:
         raise InvalidInput(f"record: {model!r} chooses among its states later and has no paths.")

@@ -146,7 +146,8 @@ def sample(
         seed: of all randomness.
         device, dtype: where and in what precision the particles live; None for the prior's.
         chunk_size: largest number of particles in the network at once.
-        record: any of "ancestors", "particles", "log_weights", "paths".
+        record: any of "ancestors", "particles", "log_weights", "paths" and "x0_hat", the denoiser's
+            estimates of the event. Particles, paths and estimates take S (K + 1) N events of memory each.
         progress: True, False, "auto", or a function of each StepInfo.
 
     Returns:

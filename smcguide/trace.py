@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from smcguide import weights
-from smcguide.errors import DegenerateWeights
+from smcguide.errors import DegenerateWeights, InvalidInput
 from smcguide.feynman_kac import FeynmanKac, Propagated
 from smcguide.records import Particles, StepInfo
 
@@ -31,6 +31,8 @@ def step_info(
     illegal = (torch.isnan(moved.log_g) | torch.isposinf(moved.log_g) | torch.isnan(log_w)).sum(1)
     dead = torch.isneginf(log_w).all(1)
     kept = {"ancestors": ancestors, "particles": particles.x, "log_weights": log_w}
+    if "x0_hat" in record:
+        kept["x0_hat"] = _predictions(model, particles)
     return StepInfo(
         step=step,
         time=model.time(step),
@@ -43,6 +45,19 @@ def step_info(
         report=model.report(moved.carry),
         recorded={name: kept[name] for name in record},
     )
+
+
+def _predictions(model: FeynmanKac, particles: Particles) -> Tensor:
+    """The denoised estimates of the states, (S, N, *E).
+
+    Raises:
+        InvalidInput: for a model that carries none.
+    """
+    if "x0_hat" not in particles.carry:
+        raise InvalidInput(
+            f"record: {model!r} carries no predictions 'x0_hat'; a GuidedDiffusion does. Leave it out."
+        )
+    return particles.carry["x0_hat"]
 
 
 def checked(
