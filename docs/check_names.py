@@ -1,6 +1,6 @@
 """Prove that the built site documents every public name of the package.
 
-    sphinx-build -b html docs docs/_build && python docs/check_names.py docs/_build
+    sphinx-build -b html docs docs/_build/html && python docs/check_names.py docs/_build/html
 
 A room is a package of smcguide with `__all__`, or one of the modules in MODULES. Its public names must be
 in the site's index of Python objects, under the name by which a user writes them.
@@ -28,9 +28,15 @@ HIDDEN = ("smcguide.cli", "smcguide.priors.embedded")  # a command, a folder of 
 def rooms() -> list[str]:
     """Names of the modules that hold public names, smcguide itself first."""
     packages = pkgutil.walk_packages(smcguide.__path__, "smcguide.")
-    found = {m.name for m in packages if m.ispkg and not m.name.startswith(HIDDEN)}
-    open_ones = {name for name in found if hasattr(importlib.import_module(name), "__all__")}
-    return ["smcguide", *sorted(open_ones | set(MODULES))]
+    found = [m.name for m in packages if m.ispkg and not m.name.startswith(HIDDEN)]
+    return ["smcguide", *sorted({*filter(is_room, found), *MODULES})]
+
+
+def is_room(name: str) -> bool:
+    """Whether a package is one that users name: `diagnostics.verdict` is the function in it."""
+    room = importlib.import_module(name)
+    parent, _, own = name.rpartition(".")
+    return hasattr(room, "__all__") and getattr(sys.modules[parent], own) is room
 
 
 def public_names(room: ModuleType) -> list[str]:

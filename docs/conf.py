@@ -1,6 +1,6 @@
 """The documentation site.
 
-    sphinx-build -W --keep-going -b html docs docs/_build
+    sphinx-build -W --keep-going -b html docs docs/_build/html
 
 Nothing is fetched while building or while reading.
 """
@@ -25,8 +25,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "extension",
 ]
-exclude_patterns = ["_build", "make_methods.py"]
+exclude_patterns = ["_build", "jupyter_execute"]
 nitpicky = True
+smartquotes = False
 
 autosummary_generate = False  # a room is one page
 autodoc_inherit_docstrings = False  # `propose` is explained once, in the base class
@@ -35,14 +36,16 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 napoleon_use_ivar = True
-napoleon_custom_sections = []
 add_module_names = False
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "auto"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_output_stderr = "remove"  # tqdm wants widgets; in the suite warnings are errors
+nb_merge_streams = True
+nb_execution_in_temp = True
+nb_execution_timeout = 300
 
 html_theme = "furo"
 html_title = "smcguide"

@@ -5,6 +5,7 @@ import ast
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 from check_names import public_names, rooms
@@ -13,22 +14,36 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util.docutils import SphinxDirective
 
 SECTIONS = ("Arguments:", "Attributes:", "Raises:", "Returns:", "Yields:")
-HOMES = {  # where an object is defined -> where the site describes it
-    f"{thing.__module__}.{thing.__qualname__}": f"{room}.{name}"
-    for room in reversed(rooms())
-    for module in [importlib.import_module(room)]
-    for name in public_names(module)
-    if hasattr(thing := getattr(module, name), "__qualname__")
-}
-PLACES: dict[str, set[str]] = {}  # a class's name, alone or with its room -> where it is described
-for home in HOMES.values():
-    for short in (home.rsplit(".", 1)[-1], ".".join(home.split(".")[-2:])):
-        PLACES.setdefault(short, set()).add(home)
+HOMES: dict[str, str] = {}  # where an object is defined -> the name under which it is described
+LEADERS: dict[str, str] = {}  # a module -> the public object in it that shows its mathematics
+PLACES: dict[str, set[str]] = {}  # a name, alone or with its room -> where it is described
 INNER = ("smcguide.bridges.",)  # types of the bridges' own machinery stay without a link
 
 
+def find_homes() -> None:
+    """Fill the tables above: an object belongs to the first room that offers it."""
+    for room in rooms():
+        module = importlib.import_module(room)
+        for name in public_names(module):
+            thing = getattr(module, name)
+            origin = origin_of(thing)
+            if origin is None or origin in HOMES:
+                continue
+            home = HOMES[origin] = f"{room}.{name}"
+            PLACES.setdefault(name, set()).add(home)
+            PLACES.setdefault(f"{room.rpartition('.')[2]}.{name}", set()).add(home)
+            if thing.__module__ not in rooms():
+                LEADERS.setdefault(thing.__module__, home)
+
+
+def origin_of(thing: object) -> str | None:
+    """Where a class or function is defined."""
+    name = getattr(thing, "__qualname__", None)
+    return f"{thing.__module__}.{name}" if name else None
+
+
 class Room(SphinxDirective):
-    """`{room} smcguide.proposals`: the room's docstring, a table of its public names, and each of them."""
+    """`{room} smcguide.proposals`: the room's docstring, a table of its public names, each of them."""
 
     required_arguments = 1
 
@@ -45,7 +60,7 @@ class Room(SphinxDirective):
 def described(room: str, name: str, thing: object) -> list[str]:
     """The directive of one public name, which is explained in one place. What a class has from private
     bases is its own."""
-    home = HOMES.get(f"{thing.__module__}.{thing.__qualname__}") if callable(thing) else None
+    home = HOMES.get(origin_of(thing) or "")
     if home not in (None, f"{room}.{name}"):
         kind = "class" if inspect.isclass(thing) else "function"
         return [f".. py:{kind}:: {name}", "", f"   The same as :py:obj:`{home}`."]
@@ -54,7 +69,7 @@ def described(room: str, name: str, thing: object) -> list[str]:
         return [f".. {kind}:: {room}.{name}"]
     lines = [f".. autoclass:: {room}.{name}", "   :members:"]
     bases = [c for c in thing.__mro__[1:] if c.__module__.startswith("smcguide.")]
-    if any(f"{c.__module__}.{c.__qualname__}" not in HOMES for c in bases):
+    if any(origin_of(c) not in HOMES for c in bases):
         lines.append("   :inherited-members:")
     return lines
 
@@ -79,15 +94,25 @@ class Examples(SphinxDirective):
 
 def plain_text(app, kind, name, thing, options, lines: list[str]) -> None:
     """Docstrings are plain text: `names` in backticks, formulas in indented blocks, nothing else."""
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    if module and LEADERS.get(module.__name__) == name:
+        lines += ["", *inspect.cleandoc(module.__doc__ or "").splitlines(), ""]
     out: list[str] = []
     block = section = False
+    base = 0  # indentation of the text around a block
     for line in lines:
-        indent = len(line) - len(line.lstrip())
-        if line.strip() and indent == 0:
-            block, section = False, line.strip() in SECTIONS
-        elif line.strip() and not section and not block and (not out or not out[-1].strip()):
-            block = True
-            out += ["::", ""]
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if text and indent == 0:
+            section = text in SECTIONS
+        if text and block and indent <= base:
+            block = False
+            out += [""] * bool(out[-1])
+        if text and not block and not section:
+            block = indent > base and not (out and out[-1])
+            if block:
+                out += [" " * base + ".. code-block:: text", ""]
+            else:
+                base = indent
         out.append(line if block else escaped(line))
     lines[:] = out
 
@@ -120,13 +145,19 @@ def public_home(app, env, node, contnode):
     return None if ours else contnode
 
 
+def mathml(tex: str, as_block: bool = False) -> str:
+    """A formula, with the space after a function's name that docutils leaves out."""
+    space = '<mspace width="0.17em"></mspace>'
+    return re.sub(r"<mo>&ApplyFunction;</mo>(?!\s*<mo[^>]*>\()", space, tex2mathml(tex, as_block))
+
+
 def visit_math(self, node: nodes.math) -> None:
-    self.body.append(tex2mathml(node.astext()))
+    self.body.append(mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def visit_displayed_math(self, node: nodes.math_block) -> None:
-    self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    self.body.append(f'<div class="math">{mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
 
@@ -136,4 +167,5 @@ def setup(app) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displayed_math, None))
     app.connect("autodoc-process-docstring", plain_text, priority=100)  # before napoleon
     app.connect("missing-reference", public_home)
+    find_homes()
     return {"parallel_read_safe": True, "parallel_write_safe": True}
