@@ -60,10 +60,11 @@ def disagreement(posterior: Posterior) -> Finding | None:
     worst = float(rank_r_hat(_directions(posterior)).nan_to_num(nan=1.0).max())
     if worst <= limits.LARGE_R_HAT:
         return None
+    apart = worst > torch.finfo(torch.float64).max / 2  # each system is one point of its own
     return Finding(
         SERIOUS if worst > limits.HUGE_R_HAT else DOUBTFUL,
         "Systems found different parts of the posterior.",
-        f"R-hat {worst:.3g} between {S} systems.",
+        f"R-hat {'infinite' if apart else f'{worst:.3g}'} between {S} systems.",
         "More particles. " + steer(posterior) + " `pooled()` weighs the systems by their Z.",
         "disagreement",
     )
