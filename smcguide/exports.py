@@ -4,28 +4,71 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from smcguide.costs.base import TerminalCost
     from smcguide.posterior import Posterior
+    from smcguide.priors.base import Prior
 
 
 class Exports:
     """Ways out of a `Posterior`."""
 
-    def to_arviz(self, num_draws: int | None = None) -> Any:
-        """InferenceData (ArviZ 0.x) or DataTree (1.x); needs the extra `arviz`."""
+    def to_arviz(
+        self,
+        num_draws: int | None = None,
+        *,
+        prior: "Prior | None" = None,
+        cost: "TerminalCost | None" = None,
+        seed: int = 0,
+    ) -> Any:
+        """InferenceData (ArviZ 0.x) or DataTree (1.x); needs the extra `arviz`.
+
+        A chain is a system: R-hat compares replicates of one problem (num_systems=4) and means nothing
+        for systems with different observations; of those, take one: data.isel(chain=[0]). ArviZ's
+        effective sample size looks for autocorrelation, of which equal-weight draws have none; of the
+        weights speaks `ess`.
+
+        Groups: posterior, sample_stats, weighted_posterior and smc, see `smcguide.bridges.files`.
+
+        Arguments:
+            num_draws: equal-weight draws per system; default as many as particles, at most 1000.
+            prior: the `Prior` of the run, for the group prior: as many draws, by its chain, which costs K
+                evaluations of the network each.
+            cost: the `TerminalCost` of the run, a likelihood such as `LinearGaussian`, for the groups
+                observed_data, constant_data, log_likelihood (pointwise, for `arviz.loo`) and
+                posterior_predictive; with a prior also prior_predictive. Of a sum, the likelihoods count.
+            seed: of draws and new data.
+
+        Raises:
+            InvalidInput: for num_draws below 1, a cost without data, e.g. a plain function, and a prior
+                or cost that does not fit the run.
+            MissingExtra: without xarray or ArviZ.
+        """
         from smcguide.bridges.arviz import to_arviz
 
-        return to_arviz(_posterior(self), num_draws)
+        return to_arviz(_posterior(self), num_draws, prior=prior, cost=cost, seed=seed)
 
     def save(self, path: str | Path) -> None:
-        """Write a netCDF file that `Posterior.load`, xarray and ArviZ open; needs the extra `arviz`."""
-        from smcguide.bridges.netcdf import save
+        """Write a netCDF file (.nc) or a zarr store (.zarr) that `Posterior.load`, xarray and ArviZ open;
+        what is there is replaced. Needs the extra `arviz`.
+
+        Raises:
+            InvalidInput: for another suffix, and a path that holds something else.
+            MissingExtra: without the packages.
+        """
+        from smcguide.bridges.files import save
 
         save(_posterior(self), Path(path))
 
     @staticmethod
     def load(path: str | Path) -> "Posterior":
-        """Read a file written by `save`, onto the CPU."""
-        from smcguide.bridges.netcdf import load
+        """What `save` wrote, bit by bit, onto the CPU.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            InvalidInput: for a file of another program, and for a damaged one.
+            MissingExtra: without the packages.
+        """
+        from smcguide.bridges.files import load
 
         return load(Path(path))
 

@@ -1,4 +1,11 @@
-"""ArviZ opens what we export and what we save."""
+"""ArviZ opens what we export and what we save; see also test_arviz_data.py.
+
+Both files run with ArviZ 0.23 (Python 3.11) and 1.x (3.12 and later), with which it comes is a matter of
+the Python version:
+
+    python3.12 -m venv env && env/bin/pip install -e '.[arviz]' torch pytest pytest-xdist
+    env/bin/python -m pytest tests/test_arviz.py tests/test_arviz_data.py tests/test_netcdf.py
+"""
 
 import dataclasses
 
@@ -49,16 +56,39 @@ def test_summary_agrees_with_the_posterior(posterior):
     np.testing.assert_allclose(table["sd"].to_numpy(), pooled.std().numpy(), rtol=0.1)
 
 
-def test_from_netcdf_opens_a_saved_file(posterior, tmp_path):
-    posterior.save(tmp_path / "run.nc")
-    data = az.from_netcdf(tmp_path / "run.nc")
+def from_zarr(path):
+    """ArviZ 0.23 reads zarr 3 by way of xarray only."""
+    if not az.__version__.startswith("0."):
+        return az.from_zarr(path)
+    with xr.open_datatree(path, engine="zarr") as tree:
+        return az.InferenceData.from_datatree(tree.load())
+
+
+@pytest.mark.parametrize(("suffix", "read"), [(".nc", az.from_netcdf), (".zarr", from_zarr)])
+def test_arviz_opens_a_saved_file(suffix, read, posterior, tmp_path):
+    posterior.save(tmp_path / f"run{suffix}")
+    data = read(tmp_path / f"run{suffix}")
     np.testing.assert_array_equal(
         data["weighted_posterior"]["x0"].values, posterior.particles.numpy()
     )
     np.testing.assert_array_equal(
         data["posterior"]["x0"].values, posterior.to_arviz()["posterior"]["x0"].values
     )
-    assert data.attrs["inference_library"] == "smcguide"
+    assert data["posterior"].attrs["inference_library"] == "smcguide"
+
+
+def test_a_file_that_arviz_writes_loads(posterior, tmp_path):
+    posterior.to_arviz(30).to_netcdf(str(tmp_path / "run.nc"))
+    loaded = sg.Posterior.load(tmp_path / "run.nc")
+    assert torch.equal(loaded.x, posterior.x) and torch.equal(loaded.log_w, posterior.log_w)
+    assert loaded.settings == posterior.settings
+
+
+def test_r_hat_compares_the_replicates(posterior):
+    apart = dataclasses.replace(posterior, x=posterior.x + 9.0 * torch.arange(3)[:, None, None])
+    for post, low, high in ((posterior, 0.98, 1.05), (apart, 1.5, 9.0)):
+        r_hat = az.rhat(post.to_arviz()["posterior"])["x0"].values
+        assert ((low < r_hat) & (r_hat < high)).all()
 
 
 def test_with_arviz_1_the_container_is_a_data_tree(posterior, monkeypatch):
@@ -67,6 +97,8 @@ def test_with_arviz_1_the_container_is_a_data_tree(posterior, monkeypatch):
     assert isinstance(tree, xr.DataTree)
     assert set(tree.children) == GROUPS
     assert tree.attrs["inference_library"] == "smcguide"
+    for group, axes in {"posterior": "draw", "weighted_posterior": "particle"}.items():
+        assert tree[group].attrs["sample_dims"] == ["chain", axes]  # which ArviZ 1.x obeys
 
 
 def test_a_tensor_that_needs_gradient_is_exported(posterior):

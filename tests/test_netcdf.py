@@ -1,14 +1,16 @@
-"""Saved posteriors: nothing is lost, other programs can read them, foreign files are refused."""
+"""Saved posteriors, netCDF and zarr: nothing is lost, other programs can read them."""
 
 import dataclasses
+import functools
 import json
 
+import h5py
 import pytest
 import torch
 import xarray as xr
 
 import smcguide as sg
-from smcguide.bridges.netcdf import datasets
+from smcguide.bridges.datasets import datasets
 
 
 def gaussian_run(event=(2,), dtype=torch.float64, systems=None, batched=0, **options):
@@ -68,6 +70,14 @@ class ScalarWalk(sg.FeynmanKac):
         return sg.Propagated(x + 1, torch.zeros_like(x))
 
 
+def with_other_states():
+    """As of a run that decodes its states at the end: the recorded ones have another shape."""
+    generator = torch.Generator().manual_seed(0)
+    posterior = gaussian_run((2, 2), record=("log_weights",))
+    latents = torch.randn(1, 7, 20, 3, generator=generator)
+    return dataclasses.replace(posterior, recorded={**posterior.recorded, "particles": latents})
+
+
 RUNS = {
     "no systems": lambda: gaussian_run(),
     "float32 images": lambda: gaussian_run((1, 2, 3), torch.float32),
@@ -76,8 +86,9 @@ RUNS = {
     "one observation per system": lambda: gaussian_run(batched=2),
     "never resampled": lambda: gaussian_run(trigger=sg.triggers.never()),
     "recorded": lambda: gaussian_run(
-        (2, 2), batched=2, record=("ancestors", "particles", "log_weights")
+        (2, 2), batched=2, record=("ancestors", "particles", "log_weights", "x0_hat", "paths")
     ),
+    "states of another shape": lambda: with_other_states(),
     "scalar events": lambda: sg.run(ScalarWalk(), num_particles=7, trigger=sg.triggers.never()),
     "pooled": lambda: gaussian_run(systems=3).pooled(),
     "unknown parameters": lambda: parametric_run(),
@@ -87,9 +98,13 @@ RUNS = {
 }
 
 
-@pytest.fixture(params=RUNS, ids=lambda name: name.replace(" ", "-"))
-def posterior(request):
-    return RUNS[request.param]()
+@functools.cache
+def made(name):
+    return RUNS[name]()
+
+
+ZARR = ("no systems", "recorded", "scalar events", "parameters of replicates")
+CASES = [(name, ".nc") for name in RUNS] + [(name, ".zarr") for name in ZARR]
 
 
 def assert_same(a, b, name=""):
@@ -105,14 +120,18 @@ def assert_same(a, b, name=""):
         assert a == b and type(a) is type(b), name
 
 
-def test_load_of_save_is_the_same_posterior(posterior, tmp_path):
-    posterior.save(tmp_path / "run.nc")
-    loaded = sg.Posterior.load(tmp_path / "run.nc")
+@pytest.mark.parametrize(("name", "suffix"), CASES, ids=lambda text: text.replace(" ", "-"))
+def test_load_of_save_is_the_same_posterior(name, suffix, tmp_path):
+    posterior = made(name)
+    posterior.save(tmp_path / f"run{suffix}")
+    loaded = sg.Posterior.load(tmp_path / f"run{suffix}")
     for field in dataclasses.fields(posterior):
         assert_same(getattr(posterior, field.name), getattr(loaded, field.name), field.name)
 
 
-def test_load_of_save_answers_every_question_identically(posterior, tmp_path):
+@pytest.mark.parametrize("name", ["replicates", "unknown parameters", "parameters, pooled"])
+def test_load_of_save_answers_every_question_identically(name, tmp_path):
+    posterior = made(name)
     posterior.save(str(tmp_path / "run.nc"))
     loaded = sg.Posterior.load(str(tmp_path / "run.nc"))
     questions = {
@@ -135,9 +154,10 @@ def test_load_of_save_answers_every_question_identically(posterior, tmp_path):
         assert_same(ask(posterior), ask(loaded), name)
 
 
-def test_each_group_opens_in_plain_xarray(tmp_path):
-    posterior = gaussian_run((2, 3), batched=2, record=("particles",))
-    path = tmp_path / "run.nc"
+@pytest.mark.parametrize(("suffix", "engine"), [(".nc", "h5netcdf"), (".zarr", "zarr")])
+def test_each_group_opens_in_plain_xarray(suffix, engine, tmp_path):
+    posterior = gaussian_run((2, 3), batched=2, record=("particles", "x0_hat"))
+    path = tmp_path / f"run{suffix}"
     posterior.save(path)
     expected = {
         "posterior": {"chain": 2, "draw": 20, "x0_dim_0": 2, "x0_dim_1": 3},
@@ -145,22 +165,39 @@ def test_each_group_opens_in_plain_xarray(tmp_path):
         "weighted_posterior": {"chain": 2, "particle": 20, "x0_dim_0": 2, "x0_dim_1": 3},
         "smc": {"chain": 2, "step": 7, "particle": 20, "x0_dim_0": 2, "x0_dim_1": 3},
     }
-    groups = {name: xr.open_dataset(path, group=name, engine="h5netcdf") for name in expected}
-    try:
-        assert {name: dict(group.sizes) for name, group in groups.items()} == expected
-        particle = torch.from_numpy(groups["sample_stats"]["particle"].values)
-        draws = torch.from_numpy(groups["posterior"]["x0"].values)
-        assert torch.equal(draws, posterior.x[torch.arange(2)[:, None], particle])
-        smc = groups["smc"]
-        assert torch.equal(torch.from_numpy(smc["log_evidence"].values), posterior.log_evidence)
-        assert torch.equal(
-            torch.from_numpy(smc["log_evidence_trace"].values), posterior.trace["log_evidence"]
-        )
-        assert smc["resampled"].dtype == bool and smc["resampled"].dims == ("chain", "step")
-        assert smc["time"].dims == ("step",) and smc["dtm_bound"].dims == ("chain",)
-    finally:
-        for group in groups.values():
-            group.close()
+    groups = {name: xr.load_dataset(path, group=name, engine=engine) for name in expected}
+    assert {name: dict(group.sizes) for name, group in groups.items()} == expected
+    with xr.open_datatree(path, engine=engine) as tree:
+        assert {name: dict(tree[name].to_dataset().sizes) for name in tree} == expected
+        assert tree.attrs["inference_library"] == "smcguide"
+
+    def values(group, name):
+        return torch.from_numpy(groups[group][name].values)
+
+    place = torch.arange(2)[:, None], values("sample_stats", "particle")
+    for name, a in {"log_weight": posterior.log_w, "eve": posterior.eves}.items():
+        assert_same(values("sample_stats", name), a[place], name)
+    assert_same(values("posterior", "x0"), posterior.x[place])
+    assert_same(values("smc", "log_evidence"), posterior.log_evidence)
+    assert_same(values("smc", "log_evidence_trace"), posterior.trace["log_evidence"])
+    assert_same(values("smc", "x0_hat"), posterior.recorded["x0_hat"])
+    smc = groups["smc"]
+    assert smc["x0_hat"].dims == smc["particles"].dims == (
+        "chain", "step", "particle", "x0_dim_0", "x0_dim_1",
+    )  # fmt: skip
+    assert smc["resampled"].dtype == bool and smc["resampled"].dims == ("chain", "step")
+    assert smc["time"].dims == ("step",) and smc["dtm_bound"].dims == ("chain",)
+
+
+def test_the_history_is_one_row_per_system_and_step():
+    posterior = made("parameters of replicates")
+    smc = datasets(posterior)["smc"]
+    for name in ("ess", "resampled", "unique_ancestors", "unique_eves", "log_evidence_increment"):
+        assert dict(smc[name].sizes) == {"chain": 3, "step": 5}
+    gained = torch.from_numpy(smc["log_evidence_increment"].values)
+    torch.testing.assert_close(gained.cumsum(1), posterior.trace["log_evidence"])
+    torch.testing.assert_close(gained.sum(1), posterior.log_evidence)
+    assert smc["dtm_bound"].isnull().all()  # this run resampled: the number does not exist
 
 
 def test_attributes_of_the_file_are_text(tmp_path):
@@ -272,29 +309,63 @@ def test_parameters_keep_their_dtype(dtype, tmp_path):
     assert_same(sg.Posterior.load(tmp_path / "run.nc").parameters, values)
 
 
-def test_a_file_from_before_there_were_parameters_loads(tmp_path):
-    """Such a file is one without variables of that role: nothing else tells them apart."""
-    posterior = gaussian_run()
-    posterior.save(tmp_path / "run.nc")
-    with xr.open_dataset(tmp_path / "run.nc", group="weighted_posterior", engine="h5netcdf") as old:
-        assert set(old.data_vars) == {"x0", "log_weight", "eve"}
-        assert all(variable.attrs == {} for variable in old.data_vars.values())
-    assert sg.Posterior.load(tmp_path / "run.nc").parameters == {}
+def test_states_of_another_shape_have_axes_of_their_own():
+    smc = datasets(made("states of another shape"))["smc"]
+    assert smc["particles"].dims[:2] == ("chain", "step")
+    assert smc["log_weights"].dims == ("chain", "step", "particle")
 
 
-def test_a_text_file_is_refused(tmp_path):
-    (tmp_path / "notes.nc").write_text("no posterior")
-    with pytest.raises(sg.InvalidInput, match=r"notes\.nc' is not a netCDF 4 file"):
-        sg.Posterior.load(tmp_path / "notes.nc")
+def test_a_store_is_replaced_whole(tmp_path):
+    path = tmp_path / "run.zarr"
+    gaussian_run(record=("particles",)).save(path)
+    gaussian_run(seed=1).save(path)
+    assert_same(sg.Posterior.load(path).x, gaussian_run(seed=1).x)
+    assert not (path / "smc" / "particles").exists()
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_of_another_program_is_refused_saying_what_it_holds(tmp_path):
-    other = xr.Dataset({"x": ("t", [1.0])}, attrs={"Conventions": "CF-1.8"})
-    other.to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
-    with pytest.raises(sg.InvalidInput, match=r"is None\. Attributes found: \['Conventions'\]"):
-        sg.Posterior.load(tmp_path / "other.nc")
+def test_what_is_no_posterior_is_not_overwritten(tmp_path):
+    folder, file = tmp_path / "work.zarr", tmp_path / "run.zarr"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("all of it")
+    (tmp_path / "run.nc").mkdir()
+    file.write_text("a file")
+    for path in (folder, file, tmp_path / "run.nc"):
+        with pytest.raises(sg.InvalidInput, match="is not overwritten"):
+            gaussian_run().save(path)
+    assert (folder / "thesis.tex").read_text() == "all of it" and file.read_text() == "a file"
 
 
-def test_a_missing_file_is_not_found(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing\.nc"):
-        sg.Posterior.load(tmp_path / "nothing.nc")
+@pytest.mark.parametrize("name", ["run", "run.h5", "run.npz"])
+def test_the_suffix_says_the_format(name, tmp_path):
+    with pytest.raises(sg.InvalidInput, match=r"expected one of \.nc, \.nc4, \.netcdf, \.zarr"):
+        gaussian_run().save(tmp_path / name)
+    with pytest.raises(sg.InvalidInput, match="the suffix says the format"):
+        sg.Posterior.load(tmp_path / name)
+
+
+def test_a_posterior_whose_arrays_do_not_fit_is_not_saved(tmp_path):
+    posterior = gaussian_run(systems=2)
+    short = {**posterior.trace, "ess": posterior.trace["ess"][:, 1:]}
+    bad = {"eves": posterior.eves[:, 1:], "trace": short, "log_z": posterior.log_z[:1]}
+    for field, a in bad.items():
+        with pytest.raises(sg.InvalidInput, match="do not fit each other: for 2 systems of 20"):
+            dataclasses.replace(posterior, **{field: a}).save(tmp_path / "run.nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_an_earlier_format_is_refused(tmp_path):
+    path = tmp_path / "run.nc"
+    gaussian_run().save(path)
+    path.write_bytes(path.read_bytes()[:-48])  # such files had no mark at their end
+    with h5py.File(path, "a") as file:
+        file.attrs["format"] = "smcguide posterior 1"
+        del file.attrs["sha256"]
+    with pytest.raises(sg.InvalidInput, match=r"this version's .* is 'smcguide posterior 1'"):
+        sg.Posterior.load(path)
+
+
+@pytest.mark.parametrize("name", ["nothing.nc", "nothing.zarr"])
+def test_a_missing_file_is_not_found(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=name):
+        sg.Posterior.load(tmp_path / name)

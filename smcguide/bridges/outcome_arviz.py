@@ -5,7 +5,8 @@ posterior_predictive   new data for each of them
 log_likelihood         of each entry of the data, so that `arviz.loo` works
 observed_data          the data
 weighted_posterior     the weighted particles (not for Markov chains)
-sample_stats, smc      as in `bridges.netcdf`
+sample_stats           as in `bridges.files`, and the log_likelihood of all data
+smc                    as there
 
 Where netCDF would mind a name, or an axis or a weight has it, the variable is called <name>_site.
 """
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 
 from smcguide.bridges.arviz import container
-from smcguide.bridges.chains import chain_stats, dataset
-from smcguide.bridges.netcdf import MOST_DRAWS, datasets
+from smcguide.bridges.chains import chain_stats
+from smcguide.bridges.datasets import dataset, datasets, how_many_draws
+from smcguide.bridges.measurement import data_groups, with_total
 from smcguide.bridges.outcome import Outcome
-from smcguide.errors import InvalidInput
 from smcguide.posterior import Posterior
 
 _TAKEN = ("chain", "draw", "particle", "log_weight", "eve")
@@ -42,9 +43,7 @@ def outcome_to_arviz(outcome: Outcome, num_draws: int | None = None) -> Any:
     result, (S, N) = outcome.found.result, outcome.found.log_w.shape
     groups: dict[str, Any]
     if isinstance(result, Posterior):
-        num = min(N, MOST_DRAWS) if num_draws is None else num_draws
-        if num < 1:
-            raise InvalidInput(f"num_draws must be at least 1, got {num}.")
+        num = how_many_draws(N, num_draws)
         index = result.ancestors_of_draws(num)
         groups = datasets(result, num)
         weighted = groups["weighted_posterior"][["log_weight", "eve"]]
@@ -55,16 +54,14 @@ def outcome_to_arviz(outcome: Outcome, num_draws: int | None = None) -> Any:
         groups = chain_stats(result)
     flat = (index + N * torch.arange(S)[:, None]).flatten()
     drawn = {name: a.flatten(0, 1)[flat] for name, a in outcome.latents.items()}
-    made = {
-        "posterior": drawn,
-        "log_likelihood": outcome.pointwise(flat),
-        "posterior_predictive": outcome.simulate(flat),
-    }
-    for group, arrays in made.items():
-        shaped = {name: a.unflatten(0, index.shape) for name, a in arrays.items()}
-        groups[group] = dataset(_named(shaped))
-    groups["observed_data"] = dataset(_named(outcome.program.observed), ())
-    return container(groups)
+
+    def shaped(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return _named({name: a.unflatten(0, index.shape) for name, a in arrays.items()})
+
+    groups["posterior"] = dataset(shaped(drawn))
+    of_data = shaped(outcome.pointwise(flat)), shaped(outcome.simulate(flat))
+    groups |= data_groups(*of_data, _named(outcome.program.observed))
+    return container(with_total(groups))
 
 
 def _named(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A posterior as named arrays with axes, group by group (see `bridges.netcdf`).
+"""A posterior as named arrays with axes, group by group (see `bridges.files`).
 
 Names of parameters, traces and records are the users' own: where a name is taken, or netCDF would mind
 it, the variable gets another one, and its attributes `role` and `name` say what it is.
@@ -15,9 +15,9 @@ Variable = tuple[tuple[str, ...], Tensor, dict[str, str]]  # axes, values, attri
 Group = dict[str, Variable]
 
 
-def groups(posterior: Posterior, num_draws: int) -> dict[str, Group]:
+def groups(posterior: Posterior, num_draws: int, seed: int) -> dict[str, Group]:
     """All variables of a file; `num_draws` equal-weight draws per system are made."""
-    index = posterior.ancestors_of_draws(num_draws)
+    index = posterior.ancestors_of_draws(num_draws, seed)
     place = torch.arange(len(index), device=index.device)[:, None], index
     pair = ("chain", "particle")
     weighted: Group = {}
@@ -25,11 +25,12 @@ def groups(posterior: Posterior, num_draws: int) -> dict[str, Group]:
     for key, (axes, a, attrs) in _latents(posterior).items():
         weighted[key] = (*pair, *axes), a, attrs
         draws[key] = ("chain", "draw", *axes), a[place], attrs
-    weighted["log_weight"] = pair, posterior.log_w, {}
-    weighted["eve"] = pair, posterior.eves, {}
+    numbers = {"log_weight": posterior.log_w, "eve": posterior.eves}
+    weighted |= {key: (pair, a, {}) for key, a in numbers.items()}
+    of_draws = {"particle": index} | {key: a[place] for key, a in numbers.items()}
     return {
         "posterior": draws,
-        "sample_stats": {"particle": (("chain", "draw"), index, {})},
+        "sample_stats": {key: (("chain", "draw"), a, {}) for key, a in of_draws.items()},
         "weighted_posterior": weighted,
         "smc": _history(posterior),
     }
@@ -47,16 +48,26 @@ def _latents(posterior: Posterior) -> Group:
 
 
 def _history(posterior: Posterior) -> Group:
-    """Evidence, trace and records."""
-    axes = ("chain", "step", "particle", *_axes("x0", posterior.x))
+    """Evidence, trace and records: one row per system and step, NaN where a number does not exist."""
     se = posterior.log_evidence_se.reshape(-1)
     final = {"log_evidence": posterior.log_z, "log_evidence_se": se, "dtm_bound": posterior.bound}
     out: Group = {"time": (("step",), posterior.times, {"role": "final"})}
     out |= {name: (("chain",), a, {"role": "final"}) for name, a in final.items()}
-    for role, arrays in (("trace", posterior.trace), ("recorded", posterior.recorded)):
-        for name, a in arrays.items():
-            key = _free(name, role, out.keys() | set(axes))
-            out[key] = axes[: a.ndim], a, {"role": role, "name": name}
+    arrays = [(n, "trace", a) for n, a in posterior.trace.items()]
+    arrays += [(n, "recorded", a) for n, a in posterior.recorded.items()]
+    if "log_evidence" in posterior.trace:
+        running = posterior.trace["log_evidence"]
+        gained = running.diff(dim=1, prepend=torch.zeros_like(running[:, :1]))
+        arrays.append(("log_evidence_increment", "derived", gained))
+    shared = ("chain", "step", "particle", *_axes("x0", posterior.x))
+    shape = (len(posterior.x), len(posterior.times), *posterior.x.shape[1:])
+    used = set(shared)
+    for name, role, a in arrays:
+        key = _free(name, role, out.keys() | used)
+        fits = a.shape == shape[: a.ndim]  # states of another shape have axes of their own
+        axes = shared[: a.ndim] if fits else ("chain", "step", *_axes(key, a))
+        used |= set(axes)
+        out[key] = axes, a, {"role": role, "name": name}
     return out
 
 
