@@ -32,6 +32,7 @@ from tqdm import trange
 
 import smcguide as sg
 from smcguide.bridges.pyro import PMMH, SMC, DiffusionPrior, Gibbs, Particles
+from smcguide.diagnostics.calibration import Ranks, ranks_among
 
 F64 = torch.float64
 DRAWS, BINS, FALSE_ALARM_RATE = 99, 10, 1e-3
@@ -65,7 +66,7 @@ def quantities(values: dict[str, Tensor], y: Tensor) -> dict[str, Tensor]:
     return {"sigma": sigma, "gain": gain, "x[0]": x[:, 0], "log p(y)": law.log_prob(y).sum(1)}
 
 
-def ranks(args: argparse.Namespace, seed: int) -> dict[str, int]:
+def ranks(args: argparse.Namespace, seed: int) -> Ranks:
     """Of the truth among draws, for one simulated data set."""
     pyro.set_rng_seed(seed)
     x = PRIOR.sample(1, torch.default_generator)[0]
@@ -84,8 +85,8 @@ def ranks(args: argparse.Namespace, seed: int) -> dict[str, int]:
     if args.broken == "weights":
         anyone = torch.randperm(smc.result.log_w.numel())[:DRAWS]
         draws = {name: a.flatten(0, 1)[anyone] for name, a in smc.outcome.latents.items()}
-    found, true = quantities(draws, y), quantities(truth, y)
-    return {name: int((a < true[name]).sum()) for name, a in found.items()}
+    found = {name: a[None] for name, a in quantities(draws, y).items()}
+    return ranks_among(quantities(truth, y), found, seed)
 
 
 def picture(counts: dict[str, Tensor], path: Path) -> None:
@@ -117,20 +118,21 @@ def main() -> None:
     torch.set_num_threads(1)
     num = args.datasets or METHODS[args.method][1]
     seeds = torch.Generator().manual_seed(args.seed)
-    found = [
-        ranks(args, int(torch.randint(2**31, (), generator=seeds)))
-        for _ in trange(num, unit="data set", disable=None)
-    ]
-    counts, failed = {}, []
+    found = Ranks.concatenate(
+        [
+            ranks(args, int(torch.randint(2**31, (), generator=seeds)))
+            for _ in trange(num, unit="data set", disable=None)
+        ]
+    )
+    counts = dict(zip(found.names, found.histogram(BINS), strict=True))
+    failed = []
     print(f"{num} data sets, ranks among {DRAWS} draws in {BINS} bins\n{'':10s}{'p-value':>9s}")
-    for name in found[0]:
-        rank = torch.tensor([row[name] for row in found])
-        counts[name] = torch.bincount(rank * BINS // (DRAWS + 1), minlength=BINS)
-        p = float(stats.chisquare(counts[name].numpy()).pvalue)
-        height = (counts[name] * 7 / counts[name].max()).round().int().tolist()
+    for name, count in counts.items():
+        p = float(stats.chisquare(count.numpy()).pvalue)
+        height = (count * 7 / count.max()).round().int().tolist()
         bars = "".join("▁▂▃▄▅▆▇█"[h] for h in height)
-        print(f"{name:10s}{p:9.2g}  {bars}  " + " ".join(f"{c:3d}" for c in counts[name].tolist()))
-        if p < FALSE_ALARM_RATE / len(found[0]):
+        print(f"{name:10s}{p:9.2g}  {bars}  " + " ".join(f"{c:3d}" for c in count.tolist()))
+        if p < FALSE_ALARM_RATE / len(counts):
             failed.append(name)
     picture(counts, args.out)
     if failed:
