@@ -1,6 +1,6 @@
 """What is kept of each step, and the check that its weights are legal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,10 @@ from torch import Tensor
 from smcguide import weights
 from smcguide.errors import DegenerateWeights, InvalidInput
 from smcguide.feynman_kac import FeynmanKac, Propagated
+from smcguide.population import Population
 from smcguide.records import Particles, StepInfo
+
+HERE = Population()
 
 
 def _distinct(index: Tensor) -> Tensor:
@@ -25,10 +28,11 @@ def step_info(
     resampled: Tensor,
     moved: Propagated,
     record: Sequence[str],
+    population: Population = HERE,
 ) -> StepInfo:
     """The record of the population after `step` transitions; all tensors stay on the device."""
-    log_w, N = particles.log_w, particles.log_w.shape[1]
-    illegal = (torch.isnan(moved.log_g) | torch.isposinf(moved.log_g) | torch.isnan(log_w)).sum(1)
+    log_w, log_g = population.whole(particles.log_w), population.whole(moved.log_g)
+    illegal = (torch.isnan(log_g) | torch.isposinf(log_g) | torch.isnan(log_w)).sum(1)
     dead = torch.isneginf(log_w).all(1)
     kept = {"ancestors": ancestors, "particles": particles.x, "log_weights": log_w}
     if "x0_hat" in record:
@@ -40,9 +44,9 @@ def step_info(
         resampled=resampled,
         log_evidence=log_z + weights.log_mean_exp(log_w),
         unique_ancestors=_distinct(ancestors),
-        unique_eves=_distinct(particles.eve),
-        bad=torch.where(dead, N, illegal),
-        report=model.report(moved.carry),
+        unique_eves=_distinct(population.whole(particles.eve)),
+        bad=torch.where(dead, log_w.shape[1], illegal),
+        report={n: population.mean(a) for n, a in model.report(moved.carry).items()},
         recorded={name: kept[name] for name in record},
     )
 
@@ -60,39 +64,29 @@ def _predictions(model: FeynmanKac, particles: Particles) -> Tensor:
     return particles.carry["x0_hat"]
 
 
-def checked(
-    model: FeynmanKac, steps: Iterator[tuple[Particles, StepInfo]], every: int
-) -> Iterator[tuple[Particles, StepInfo]]:
-    """The same steps, looked at every `every` of them and at the end.
+def raise_if_degenerate(
+    model: FeynmanKac,
+    trace: list[StepInfo],
+    particles: Particles,
+    num_particles: int,
+    since: int = 0,
+) -> None:
+    """Look at the flags of the steps from `since` on; the only wait for the device.
 
     Raises:
         DegenerateWeights: with the whole trace, at the first illegal step.
     """
-    trace: list[StepInfo] = []
-    seen = 0
-    for particles, info in steps:
-        trace.append(info)
-        if info.step % every == 0 or info.step == model.num_steps:
-            raise_if_degenerate(model, trace, particles, seen)
-            seen = len(trace)
-        yield particles, info
-
-
-def raise_if_degenerate(
-    model: FeynmanKac, trace: list[StepInfo], particles: Particles, since: int
-) -> None:
-    """Look at the flags of the steps from `since` on; the only wait for the device."""
     bad = torch.stack([info.bad for info in trace[since:]]).cpu()
     if not bool(bad.any()):
         return
     row = int(bad.any(1).nonzero()[0])
     system = int(bad[row].nonzero()[0])
-    info, count, N = trace[since + row], int(bad[row, system]), particles.log_w.shape[1]
+    info, count = trace[since + row], int(bad[row, system])
     dead = bool(torch.isneginf(info.log_evidence[system]))
     culprit, remedy = model.culprit(info.step)
     error = DegenerateWeights(
         "No particle is left alive" if dead else "Non-finite weights",
-        step=info.step, time=info.time, system=system, count=count, num_particles=N,
+        step=info.step, time=info.time, system=system, count=count, num_particles=num_particles,
         culprit=culprit, remedy=remedy,
     )  # fmt: skip
     error.particles, error.trace = particles, trace[: since + row + 1]

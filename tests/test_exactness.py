@@ -261,9 +261,9 @@ def test_planted_bug_is_caught_T6(bug: Planted) -> None:
 
 
 def test_planted_dropped_weights_when_not_resampling_T6(monkeypatch) -> None:
-    from smcguide import engine
+    from smcguide import loop
 
-    right = engine._resample
+    right = loop._resample
 
     def wrong(*given):
         particles, log_z, ancestors = right(*given)
@@ -271,7 +271,7 @@ def test_planted_dropped_weights_when_not_resampling_T6(monkeypatch) -> None:
 
     trigger = sg.triggers.ess_below(0.9)
     z_test(ratios(build(P.Gradient()), trigger=trigger)[0], 1.0, ceiling=0.05)
-    monkeypatch.setattr(engine, "_resample", wrong)
+    monkeypatch.setattr(loop, "_resample", wrong)
     with pytest.raises(AssertionError):
         z_test(ratios(build(P.Gradient()), trigger=trigger)[0], 1.0, ceiling=0.05)
 

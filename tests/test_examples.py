@@ -15,25 +15,49 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLES = {p.stem: p for p in sorted((ROOT / "examples").glob("*.py")) if p.stem != "pictures"}
 TESTED_BELOW = {"compare_methods", "train_digits"}
+DIAGNOSTICS = {p.stem: p for p in sorted((ROOT / "examples/diagnostics").glob("*.py"))}
+SCRIPTS = [str(p.relative_to(ROOT)) for p in (*EXAMPLES.values(), *DIAGNOSTICS.values())]
+ONE_AFTER_THE_OTHER = """
+import os, runpy, sys
+for script in sys.argv[1:]:
+    name = os.path.splitext(os.path.basename(script))[0]
+    os.mkdir(name)
+    os.chdir(name)
+    print(script, file=sys.stderr)
+    runpy.run_path(script, run_name="__main__")
+    os.chdir("..")
+"""  # an import of everything takes longer than a script
 
 
-def start(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def start(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, script, *map(str, arguments)], cwd=cwd, env=env, text=True,
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, text=True,
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
 
 
-def run(script: str, *arguments: object, cwd: Path) -> str:
-    done = start(script, *arguments, cwd=cwd)
+def run(*arguments: object, cwd: Path) -> str:
+    done = start(*arguments, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def promised_pictures(text: str) -> set[str]:
-    """Names of the pictures that an example's docstring says it writes."""
-    return set(re.findall(r"writes (\S+\.png)", ast.get_docstring(ast.parse(text)) or ""))
+    """Names of the files that an example's docstring says it writes."""
+    doc = ast.get_docstring(ast.parse(text)) or ""
+    said = " ".join(re.findall(r"writes (.*)", doc))
+    return set(re.findall(r"\w+\.(?:png|gif|html)", said))
+
+
+def check_made(folder: Path, text: str) -> None:
+    """Raise unless the folder holds the files that the example promises, and something is in them."""
+    assert {p.name for p in folder.iterdir()} == promised_pictures(text)
+    for p in folder.iterdir():
+        if p.suffix == ".html":
+            assert p.stat().st_size > 10_000
+        else:
+            assert imread(p)[..., :3].std() > 0.1, f"{p.name}: an empty picture"
 
 
 def ends_in_a_check(text: str) -> bool:
@@ -53,7 +77,7 @@ def ends_in_a_check(text: str) -> bool:
 def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     scope: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
@@ -119,16 +143,31 @@ def test_an_example_runs_to_its_end_and_makes_its_picture(name: str, tmp_path: P
     done = start(str(EXAMPLES[name]), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr, done.stderr
-    assert {p.name for p in tmp_path.iterdir()} == promised_pictures(EXAMPLES[name].read_text())
-    assert all(imread(p)[..., :3].std() > 0.1 for p in tmp_path.iterdir()), "an empty picture"
+    check_made(tmp_path, EXAMPLES[name].read_text())
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_says_what_it_shows_and_checks_it(name: str) -> None:
-    text = EXAMPLES[name].read_text()
+def test_the_examples_of_diagnostics_run_to_their_ends_and_make_their_pictures(
+    tmp_path: Path,
+) -> None:
+    assert len(DIAGNOSTICS) == 14
+    done = start("-c", ONE_AFTER_THE_OTHER, *DIAGNOSTICS.values(), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    for name, path in DIAGNOSTICS.items():
+        check_made(tmp_path / name, path.read_text())
+
+
+def test_the_site_lists_the_examples_of_diagnostics() -> None:
+    page = (ROOT / "docs/examples.md").read_text()
+    assert re.findall(r"\(\.\./examples/diagnostics/(\w+)\.py\)", page) == list(DIAGNOSTICS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_example_says_what_it_shows_and_checks_it(script: str) -> None:
+    text = (ROOT / script).read_text()
     doc = ast.get_docstring(ast.parse(text))
     assert re.match(r"[A-Z].{20,}[.?]$", doc.splitlines()[0])
-    assert f"python examples/{name}.py" in doc
+    assert f"python {script}" in doc
     assert ends_in_a_check(text)
 
 

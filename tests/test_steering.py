@@ -180,9 +180,9 @@ def test_planted_closing_potentials_A8(mode, kind, truth):
 
 @each_mode
 def test_planted_weights_dropped_where_nothing_is_resampled_A8(mode, truth, monkeypatch):
-    from smcguide import engine
+    from smcguide import loop
 
-    right = engine._resample
+    right = loop._resample
 
     def wrong(*given):
         particles, log_z, ancestors = right(*given)
@@ -190,7 +190,7 @@ def test_planted_weights_dropped_where_nothing_is_resampled_A8(mode, truth, monk
 
     model, trigger = build(steering(mode)), sg.triggers.ess_below(0.8)
     z_test(*estimates(model, truth, trigger), ceiling=0.012)
-    monkeypatch.setattr(engine, "_resample", wrong)
+    monkeypatch.setattr(loop, "_resample", wrong)
     with pytest.raises(AssertionError, match="z_test"):
         z_test(*estimates(model, truth, trigger), ceiling=0.012)
 

@@ -1,0 +1,145 @@
+"""The sequential Monte Carlo step in four paragraphs.
+
+    resample    the systems whose trigger fires, adding their log-mean-weight to the evidence
+    propose     the model moves every particle
+    look ahead  and values it where it went (both inside `model.step`)
+    reweight    log w += log g; weights are carried where no resampling happened
+
+Per-system decisions are masks: nothing in the loop waits for the device. The final weights are
+returned, never resampled away.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Generator, Tensor
+
+from smcguide import weights
+from smcguide.feynman_kac import FeynmanKac
+from smcguide.genealogy import Genealogy
+from smcguide.population import Population
+from smcguide.records import Particles, StepInfo
+from smcguide.resamplers.base import Resampler
+from smcguide.trace import step_info
+from smcguide.triggers import Trigger
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is run.
+
+    Attributes:
+        shape: (S, N), of the whole population.
+        resampler, trigger: how and when to resample.
+        seed: of all randomness.
+        record: what each `StepInfo` keeps.
+        lineage: grows with the run where paths are wanted.
+        population: where the particles are.
+    """
+
+    shape: tuple[int, int]
+    resampler: Resampler
+    trigger: Trigger
+    seed: int
+    record: Sequence[str] = ()
+    lineage: Genealogy | None = None
+    population: Population = field(default_factory=Population)
+
+
+@dataclass(frozen=True)
+class State:
+    """A run between two steps: all that the rest of it depends on.
+
+    Attributes:
+        k: transitions made so far.
+        particles: the population here.
+        log_z: (S,) evidence of the resamplings so far.
+        noise, selection: the two streams of random numbers, where they stand.
+    """
+
+    k: int
+    particles: Particles
+    log_z: Tensor
+    noise: Generator
+    selection: Generator
+
+
+def begin(model: FeynmanKac, plan: Plan) -> tuple[State, StepInfo]:
+    """The first population."""
+    noise, selection = plan.population.generators(plan.seed, model.device)
+    own = _own(model, plan)
+    here = own[:, plan.population.places(plan.shape[1])]
+    first = model.initial((plan.shape[0], here.shape[1]), noise)
+    first = model.adapt(0, torch.zeros_like(first.log_g), first)
+    eve = here if first.eve is None else first.eve
+    particles = Particles(first.x, first.log_g.double(), eve, first.carry)
+    log_z = torch.zeros(plan.shape[0], dtype=torch.float64, device=first.x.device)
+    still = torch.zeros_like(log_z, dtype=torch.bool)
+    info = step_info(model, 0, particles, log_z, own, still, first, plan.record, plan.population)
+    return State(0, particles, log_z, noise, selection), info
+
+
+def advance(model: FeynmanKac, plan: Plan, state: State) -> tuple[State, StepInfo]:
+    """One transition more."""
+    k, particles, log_z = state.k, state.particles, state.log_z
+    ancestors = own = _own(model, plan)
+    # resample
+    decision: bool | Tensor = False
+    if not model.is_noiseless(k):
+        decision = plan.trigger(k, plan.population.whole(particles.log_w))
+    fires = torch.as_tensor(decision, device=log_z.device).expand(plan.shape[0])
+    if decision is not False:
+        particles, log_z, ancestors = _resample(model, plan, state, fires)
+    moves = None if decision is False else fires
+    x, carry = model.refresh(k, particles.x, particles.carry, moves, state.noise)
+    if plan.lineage is not None:
+        plan.lineage.insert({"x": x}, ancestors if k else None)
+    # propose, look ahead
+    moved = model.adapt(k + 1, particles.log_w, model.step(k, x, carry, state.noise))
+    # reweight
+    log_w = particles.log_w + moved.log_g.double()
+    particles = Particles(moved.x, log_w, particles.eve, moved.carry)
+    if plan.lineage is not None and k + 1 == model.num_steps:
+        plan.lineage.insert({"x": moved.x}, own)
+    info = step_info(
+        model, k + 1, particles, log_z, ancestors, fires, moved, plan.record, plan.population
+    )
+    return replace(state, k=k + 1, particles=particles, log_z=log_z), info
+
+
+def steps(
+    model: FeynmanKac, plan: Plan, start: State | None = None
+) -> Iterator[tuple[State, StepInfo]]:
+    """The whole run, or what is left of it after `start`."""
+    state = start
+    if state is None:
+        state, info = begin(model, plan)
+        yield state, info
+    while state.k < model.num_steps:
+        state, info = advance(model, plan, state)
+        yield state, info
+
+
+def _own(model: FeynmanKac, plan: Plan) -> Tensor:
+    """(S, N): every slot its own ancestor."""
+    return torch.arange(plan.shape[1], device=model.device).expand(plan.shape)
+
+
+@torch.no_grad()
+def _resample(
+    model: FeynmanKac, plan: Plan, state: State, fires: Tensor
+) -> tuple[Particles, Tensor, Tensor]:
+    """Resample the systems where `fires` (S,), leave the others as they are; each chosen ancestor fills
+    `chain_length` neighbouring places."""
+    log_w = plan.population.whole(state.particles.log_w)
+    chosen = plan.resampler(log_w, state.selection, plan.shape[1] // model.chain_length)
+    chosen = chosen.repeat_interleave(model.chain_length, 1)
+    ancestors = torch.where(fires[:, None], chosen, _own(model, plan))
+    log_z = state.log_z + torch.where(fires, weights.log_mean_exp(log_w), 0.0)
+    particles = plan.population.take(state.particles, ancestors)
+    return (
+        particles.reweighted(particles.log_w.masked_fill(fires[:, None], 0.0)),
+        log_z,
+        ancestors,
+    )

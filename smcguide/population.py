@@ -1,0 +1,36 @@
+"""Where the particles of a run are: all here, or a part of them in each of several processes.
+
+The engine thinks of a whole population (S, N) and computes with the n of its particles that are here.
+Whatever looks at all weights (resampling, evidence, ESS) gets them from `whole`; a particle comes to
+where its slot is by `take`.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from smcguide.randomness import generators
+from smcguide.records import Particles
+
+
+class Population:
+    """All particles are here."""
+
+    def generators(self, seed: int, device: torch.device) -> list[Generator]:
+        """Two independent streams: noise of the particles here, and selection, the same everywhere."""
+        return generators(seed, device)
+
+    def places(self, num_particles: int) -> slice:
+        """Which of the N slots are here."""
+        return slice(0, num_particles)
+
+    def whole(self, a: Tensor) -> Tensor:
+        """(S, n) numbers of the particles here -> (S, N) those of all."""
+        return a
+
+    def mean(self, a: Tensor) -> Tensor:
+        """(S,) means over the particles here -> means over all."""
+        return a
+
+    def take(self, particles: Particles, ancestors: Tensor) -> Particles:
+        """The particles for the slots here, copies of `ancestors` (S, N) of the whole population."""
+        return particles.take(ancestors)
