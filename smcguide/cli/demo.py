@@ -197,3 +197,4 @@ def _name_files(written: list[Path], problems: list[Task]) -> None:
     contents = [*[task.title for task in problems], "All three in one picture"]
     for path, what in zip(written, contents, strict=True):
         print(f"{path!s:{width}}  {what}")
+    print(f"Can they be trusted? smcguide report {written[0]}")
