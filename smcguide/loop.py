@@ -72,7 +72,7 @@ def begin(model: FeynmanKac, plan: Plan) -> tuple[State, StepInfo]:
     here = own[:, plan.population.places(plan.shape[1])]
     first = model.initial((plan.shape[0], here.shape[1]), noise)
     first = model.adapt(0, torch.zeros_like(first.log_g), first)
-    eve = here if first.eve is None else first.eve
+    eve = here if first.eve is None else here[:, :1] + first.eve
     particles = Particles(first.x, first.log_g.double(), eve, first.carry)
     log_z = torch.zeros(plan.shape[0], dtype=torch.float64, device=first.x.device)
     still = torch.zeros_like(log_z, dtype=torch.bool)
@@ -134,6 +134,7 @@ def _resample(
     `chain_length` neighbouring places."""
     log_w = plan.population.whole(state.particles.log_w)
     chosen = plan.resampler(log_w, state.selection, plan.shape[1] // model.chain_length)
+    chosen = plan.population.arrange(chosen)
     chosen = chosen.repeat_interleave(model.chain_length, 1)
     ancestors = torch.where(fires[:, None], chosen, _own(model, plan))
     log_z = state.log_z + torch.where(fires, weights.log_mean_exp(log_w), 0.0)

@@ -5,6 +5,8 @@ Whatever looks at all weights (resampling, evidence, ESS) gets them from `whole`
 where its slot is by `take`.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Generator, Tensor
 
@@ -27,9 +29,13 @@ class Population:
         """(S, n) numbers of the particles here -> (S, N) those of all."""
         return a
 
-    def mean(self, a: Tensor) -> Tensor:
-        """(S,) means over the particles here -> means over all."""
-        return a
+    def means(self, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """(S,) means over the particles here -> means over all, name by name."""
+        return named
+
+    def arrange(self, ancestors: Tensor) -> Tensor:
+        """Ancestors (S, M) in the order that suits the places best; a resampler's order means nothing."""
+        return ancestors
 
     def take(self, particles: Particles, ancestors: Tensor) -> Particles:
         """The particles for the slots here, copies of `ancestors` (S, N) of the whole population."""

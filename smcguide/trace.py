@@ -31,8 +31,8 @@ def step_info(
     population: Population = HERE,
 ) -> StepInfo:
     """The record of the population after `step` transitions; all tensors stay on the device."""
-    log_w, log_g = population.whole(particles.log_w), population.whole(moved.log_g)
-    illegal = (torch.isnan(log_g) | torch.isposinf(log_g) | torch.isnan(log_w)).sum(1)
+    log_w = population.whole(particles.log_w)
+    illegal = (torch.isnan(log_w) | torch.isposinf(log_w)).sum(1)  # as an illegal log_g makes it
     dead = torch.isneginf(log_w).all(1)
     kept = {"ancestors": ancestors, "particles": particles.x, "log_weights": log_w}
     if "x0_hat" in record:
@@ -46,7 +46,7 @@ def step_info(
         unique_ancestors=_distinct(ancestors),
         unique_eves=_distinct(population.whole(particles.eve)),
         bad=torch.where(dead, log_w.shape[1], illegal),
-        report={n: population.mean(a) for n, a in model.report(moved.carry).items()},
+        report=population.means(model.report(moved.carry)),
         recorded={name: kept[name] for name in record},
     )
 

@@ -33,8 +33,8 @@ _WHY = {
     "error of the pool",
     evidence.LEE_WHITELEY: "one run with multinomial resampling: the sums of weights of families give an "
     "unbiased estimate",
-    evidence.GENEALOGY: "one run, and its resampling is not multinomial: the squared sums of weights of "
-    "families are a usable heuristic; num_systems=4 would measure it",
+    evidence.GENEALOGY: "one run without multinomial resampling: the squared sums of weights of families "
+    "are a usable heuristic; num_systems=4 would measure it",
     evidence.WITHHELD: "without exact weights there is no evidence to have an error",
 }
 

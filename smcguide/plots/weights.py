@@ -40,12 +40,12 @@ def plot_weights(posterior: Posterior, *, ax: "Axes | None" = None) -> "Axes":
     ax.plot(rank, rank / N, color="0.6", lw=0.8, label="equal weights")
     W = panels.numbers(weights.normalise(posterior.log_w[:shown]))
     for s, share in enumerate(np.cumsum(-np.sort(-W, -1), -1)):
-        name = f"system {s}: ESS {ess[s]:.3g}, k {k[s]:.2f}" if S > 1 else "heaviest particles"
+        name = f"system {s}: ESS {ess[s]:.1f}, k {k[s]:.2f}" if S > 1 else "heaviest particles"
         ax.plot(rank, share, color=panels.COLOURS[s], ls=panels.STYLES[s], lw=1.4, label=name)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlim=(1, N) if N > 1 else (0.5, 2), ylim=(0, 1.03))
-    title = f"ESS {_range(ess, '.3g')} of {N}, Pareto k {_range(k, '.2f')}"
+    title = f"ESS {_range(ess, '.1f')} of {N}, Pareto k {_range(k, '.2f')}"
     panels.plain(ax, title, "number of heaviest particles", "share of the weight")
     panels.legend(ax, panels.first_of(shown, S))
     return ax

@@ -94,7 +94,7 @@ def heavy_tail(posterior: Posterior) -> Finding | None:
         severity,
         "The weights have a heavy tail: the next run may find one particle that outweighs these.",
         f"Pareto k-hat {float(k[s]):.2f}, limit {limit:.2f} for {N} particles{in_systems(bad)}.",
-        steer(posterior) + f" Check with {REPLICATES}.",
+        steer(posterior) + (f" Check with {REPLICATES}." if len(k) == 1 else ""),
         "heavy tail",
     )
 
