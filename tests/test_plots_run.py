@@ -178,13 +178,13 @@ def test_weights_are_summed_from_the_heaviest(one):
     equal, share = ax.lines
     np.testing.assert_allclose(share.get_ydata()[:4], [0.7, 0.9, 1.0, 1.0], rtol=1e-6)
     np.testing.assert_allclose(equal.get_ydata(), np.arange(1, 41) / 40)
-    assert ax.get_title().startswith("ESS 1.85 of 40, Pareto k ")
+    assert ax.get_title().startswith("ESS 1.9 of 40, Pareto k ")
 
 
 def test_weights_of_several_systems_have_the_range_in_the_title(two):
     ax = plot_weights(two)
     low, high = two.ess.sort().values
-    assert ax.get_title().startswith(f"ESS {low:.3g} to {high:.3g} of 40, Pareto k ")
+    assert ax.get_title().startswith(f"ESS {low:.1f} to {high:.1f} of 40, Pareto k ")
     assert len(ax.lines) == 3
 
 
