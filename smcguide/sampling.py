@@ -4,12 +4,14 @@ The defaults and the measurements behind them are in docs/decisions.md.
 """
 
 from collections.abc import Callable, Sequence
+from os import PathLike
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from smcguide.boundary import as_prior, is_differentiable, typical
+from smcguide.checkpoint import Checkpoint
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.engine import run
 from smcguide.errors import InvalidInput
@@ -128,6 +130,8 @@ def sample(
     chunk_size: int | None = None,
     record: Sequence[str] = (),
     progress: bool | str | Callable[[StepInfo], None] = "auto",
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_every: int = 10,
 ) -> Posterior:
     """Sample p(x_0) exp(-C(x_0)) / Z and estimate Z.
 
@@ -149,6 +153,9 @@ def sample(
         record: any of "ancestors", "particles", "log_weights", "paths" and "x0_hat", the denoiser's
             estimates of the event. Particles, paths and estimates take S (K + 1) N events of memory each.
         progress: True, False, "auto", or a function of each StepInfo.
+        checkpoint: a file that keeps the run while it lasts: after a crash or a kill the same call goes
+            on from it. Removed when the result is there.
+        checkpoint_every: steps between checkpoints.
 
     Returns:
         The posterior; without an axis of systems unless systems were asked for.
@@ -157,6 +164,7 @@ def sample(
         InvalidInput: before the first network call, when the parts do not fit.
         DegenerateWeights: during the run, with step, time, system, culprit and remedy.
     """
+    Checkpoint(checkpoint, checkpoint_every)  # said before anything is computed
     check_selection(resampler, trigger)
     sized = SimpleNamespace(
         num_systems=as_cost(cost).num_systems, chain_length=1 if move is None else move.chain_length
@@ -170,4 +178,5 @@ def sample(
     return run(
         wrap(guided) if wrap else guided, num_particles=num_particles, num_systems=num_systems,
         resampler=resampler, trigger=trigger, seed=seed, record=record, progress=progress,
+        checkpoint=checkpoint, checkpoint_every=checkpoint_every,
     )  # fmt: skip

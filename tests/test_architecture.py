@@ -31,6 +31,8 @@ LEVELS = {
     "engine": 4, "loop": 4, "sampling": 4, "progress": 4, "search": 4,
     "presets": 4, "freezing": 4, "pilot": 4, "gibbs": 4, "pmmh": 4, "chains": 4,
     "along": 4, "pseudomarginal": 4, "density": 4, "parameter_gibbs": 4,
+    "distributed": 4,
+    "checkpoint": 4, "snapshot": 4, "identity": 4, "sealed": 4,
     "diagnostics": 5,
     "bridges": 6,
     "plots": 7, "report": 7, "cli": 7,
@@ -48,6 +50,7 @@ LATE = {  # imports inside functions that reach up or out on purpose
     },
     "progress": {"tqdm"},
     "priors": {"diffusers"},
+    "sealed": {"safetensors"},
 }
 NAMED = {("exports", "costs", "base"), ("exports", "priors", "base")}
 THIRD_PARTY = {"torch", "numpy"}  # of levels 0-4
