@@ -2,6 +2,8 @@
 
     stein      control variates against the weighted mean, at equal particles
     adaptive   adaptive importance sampling with control variates against plain draws, at equal budget
+    thermo     log Z by thermodynamic integration with control variates that temperatures share, against
+               plain integration, at equal particles
     rare       guided runs against counting hits among draws of the chain, at equal network evaluations
 
 Ratios below 1 are gains. "claimed" is the ratio a single run reports, averaged.
@@ -19,11 +21,14 @@ from torch import Tensor
 import smcguide as sg
 from smcguide.diagnostics.estimators import (
     Exceedance,
+    Thermodynamic,
     control_variates,
     expectations,
     rare_event,
     scores,
+    thermodynamic_log_z,
 )
+from smcguide.diagnostics.estimators.thermodynamic import corrected_trapezium
 from smcguide.testing.oracles import gaussian_chain
 
 F64 = torch.float64
@@ -40,8 +45,8 @@ def show(name: str, measured: Tensor, claimed: Tensor, z: Tensor, start: float) 
     )
 
 
-def stein(repeats: int) -> None:
-    """Means, a product and an exponential of guided runs on two problems."""
+def mixtures() -> tuple[tuple[str, sg.priors.GaussianMixture, int], ...]:
+    """Priors of three components: name, prior, dimension."""
     plane = sg.priors.GaussianMixture(
         torch.ones(3), torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.0, 1.5]], dtype=F64), scale=0.6
     )
@@ -49,15 +54,17 @@ def stein(repeats: int) -> None:
     ten = sg.priors.GaussianMixture(
         torch.ones(3), 0.8 * torch.randn(3, 10, generator=g, dtype=F64), scale=0.7
     )
+    return ("3 Gaussians in the plane", plane, 2), ("3 Gaussians, 10 dim.", ten, 10)
+
+
+def stein(repeats: int) -> None:
+    """Means, a product and an exponential of guided runs on two problems."""
 
     def f(x: Tensor) -> Tensor:
         return torch.stack([x[:, 0], x[:, 1], x[:, 0] * x[:, 1], torch.exp(x[:, 0] / 2)], 1)
 
     print("stein: x_1, x_2, x_1 x_2, exp(x_1 / 2); measured (claimed)")
-    for name, prior, d in (
-        ("3 Gaussians in the plane", plane, 2),
-        ("3 Gaussians, 10 dim.", ten, 10),
-    ):
+    for name, prior, d in mixtures():
         A = torch.full((1, d), d**-0.5, dtype=F64)
         y = torch.tensor([0.4], dtype=F64)
         cost = sg.costs.LinearGaussian(A, y, 0.5)
@@ -74,6 +81,60 @@ def stein(repeats: int) -> None:
             se = (found.estimates.var(0) / repeats + truth_se.square()).sqrt()
             z = (found.estimates.mean(0) - truth) / se
             show(f"  {name}, N = {num}", measured, found.variance_ratio.mean(0), z, start)
+
+
+def thermo(repeats: int) -> None:
+    """Six temperatures of the two mixtures, and of a Gaussian with five measurements."""
+    g = torch.Generator().manual_seed(2)
+    normal = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, 10, dtype=F64), scale=1.0)
+    A, y = torch.randn(5, 10, generator=g, dtype=F64) / 2, torch.randn(5, generator=g, dtype=F64)
+    problems = [
+        (name, prior, torch.full((1, d), d**-0.5, dtype=F64), torch.tensor([0.4], dtype=F64))
+        for name, prior, d in mixtures()
+    ]
+    problems += [("Gaussian, 10 dim., 5 measured", normal, A, y)]
+    print("thermo: shared by temperatures, then each temperature by itself; measured (claimed)")
+    for name, prior, A, y in problems:
+        for num in (20, 60):
+            start = time.perf_counter()
+            found, alone = integrated(prior, sg.costs.LinearGaussian(A, y, 0.5), num, repeats)
+            measured = torch.stack([found.log_z.var(), alone.var()]) / found.plain.var()
+            claimed = torch.stack([found.variance_ratio.mean(), torch.tensor(torch.nan)])
+            truth = prior.log_evidence(A, y, 0.5)
+            error = (found.log_z.var() / repeats).sqrt() + found.quadrature_error.mean()
+            z = (found.log_z.mean() - truth) / error
+            show(f"  {name}, N = {num}", measured, claimed, z, start)
+
+
+def integrated(
+    prior: sg.priors.GaussianMixture, likelihood: sg.costs.LinearGaussian, num: int, repeats: int
+) -> tuple[Thermodynamic, Tensor]:
+    """log Z, and (S,) log Z with each temperature fitted by itself."""
+    steps = [(i / 5) ** 4 for i in range(6)]
+
+    def cost(x: Tensor) -> Tensor:
+        return likelihood(x[None])[0]
+
+    runs = [
+        sg.sample(
+            prior, lambda x, t=t: t * cost(x), num_particles=num, num_systems=repeats, num_steps=100,
+            seed=i, progress=False,
+        )
+        for i, t in enumerate(steps)
+    ]  # fmt: skip
+    slopes = [
+        scores(run, lambda x, t=t: prior.log_prob(x) - t * cost(x))
+        for run, t in zip(runs, steps, strict=True)
+    ]
+    moments = []
+    for run, slope in zip(runs, slopes, strict=True):
+        m = float(run.expect(cost).mean())
+        own = control_variates(
+            run, lambda x, m=m: torch.stack([cost(x), (cost(x) - m) ** 2], 1), slope
+        ).estimates
+        moments.append(torch.stack([own[:, 0], own[:, 1] - (own[:, 0] - m) ** 2]))
+    alone = corrected_trapezium(torch.tensor(steps, dtype=F64), *torch.stack(moments, 2))
+    return thermodynamic_log_z(runs, steps, cost, slopes), alone
 
 
 def normal_draw(num: int, generator: torch.Generator) -> Tensor:
@@ -183,12 +244,12 @@ def rare(repeats: int) -> None:
 
 
 def main() -> None:
-    """Print all three tables."""
+    """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=60)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for part in (stein, adaptive, rare):
+    for part in (stein, thermo, adaptive, rare):
         part(args.repeats)
 
 

@@ -11,9 +11,13 @@ from smcguide.diagnostics.estimators import (
     control_variates,
     expectations,
     rare_event,
+    ridge,
     scores,
+    thermodynamic_log_z,
 )
+from smcguide.diagnostics.estimators.remainder import remainders
 from smcguide.diagnostics.estimators.ridge import stein_kernel
+from smcguide.diagnostics.estimators.thermodynamic import corrected_trapezium
 from smcguide.errors import InvalidInput
 from smcguide.testing.oracles import gaussian_chain
 from smcguide.testing.statistics import seed, z_test
@@ -358,3 +362,155 @@ def test_bad_input_to_rare_event_is_refused():
         rare_event(post.unweighted(), TAIL.event, TAIL)
     with pytest.raises(InvalidInput, match="pooled already"):
         rare_event(tail_run(systems=2).pooled(), TAIL.event, TAIL)
+
+
+# ---- thermodynamic integration -------------------------------------------------------------------
+
+SUM, READ = torch.tensor([[1.0, 0.5]], dtype=F64), torch.tensor([0.4], dtype=F64)
+READING = sg.costs.LinearGaussian(SUM, READ, 0.5)
+TARGET, NOISE = torch.tensor([1.5, -0.5, 0.5], dtype=F64), 0.5
+
+
+def reading_cost(x):
+    return READING(x[None])[0]
+
+
+def square_cost(x):
+    return (x - TARGET).square().sum(1) / (2 * NOISE**2)
+
+
+def power_grid(num):
+    return (torch.arange(num, dtype=F64) / (num - 1)) ** 4
+
+
+def tempered(t):
+    """Mean and variance of each coordinate of a standard normal times exp(-t cost); t (L,)."""
+    v = 1 / (1 + t / NOISE**2)
+    return (t * v / NOISE**2)[:, None] * TARGET, v
+
+
+def cost_moments(t):
+    """Mean and variance of the cost at temperatures t (L,)."""
+    mean, v = tempered(t)
+    square = (mean - TARGET).square().sum(1)
+    d, twice = len(TARGET), 2 * NOISE**2
+    return (square + d * v) / twice, (2 * d * v**2 + 4 * v * square) / twice**2
+
+
+def exact_log_z():
+    squares = float(TARGET.square().sum())
+    return -len(TARGET) / 2 * math.log1p(1 / NOISE**2) - squares / (2 * (1 + NOISE**2))
+
+
+def tempered_runs(S, N, t, stream, has_systems=True):
+    """Draws at each temperature, and their scores."""
+    g = torch.Generator().manual_seed(seed(stream))
+    posts, slopes = [], []
+    for mean, v in zip(*tempered(t), strict=True):
+        z = torch.randn(S, N, len(TARGET), generator=g, dtype=F64)
+        posts.append(posterior_of(mean + v.sqrt() * z, has_systems=has_systems))
+        slopes.append(-z / v.sqrt())
+    return posts, slopes
+
+
+def test_the_corrected_trapezium_is_of_fourth_order_and_the_plain_one_is_not():
+    gaps = []
+    for num in (9, 17, 33):
+        t = power_grid(num)
+        E, V = cost_moments(t)
+        gaps.append(abs(float(corrected_trapezium(t, E, V)) - exact_log_z()))
+    assert gaps[1] / gaps[2] > 12 and gaps[0] / gaps[1] > 10
+    assert abs(float(corrected_trapezium(t, E, 0 * V)) - exact_log_z()) > 30 * gaps[2]
+
+
+def test_log_z_of_a_gaussian_is_exact_up_to_the_quadrature_error_that_is_told():
+    t = power_grid(7)
+    posts, slopes = tempered_runs(1, 100, t, "quadrature", has_systems=False)
+    found = thermodynamic_log_z(posts, t, square_cost, slopes)
+    assert found.log_z.shape == found.quadrature_error.shape == () and found.means.shape == (7,)
+    E, V = cost_moments(t)
+    rule = float(corrected_trapezium(t, E, V))
+    assert abs(float(found.log_z) - rule) < 0.25 * float(found.plain_error)
+    assert 0.4 < float(found.quadrature_error) / abs(rule - exact_log_z()) < 2.5
+    torch.testing.assert_close(found.means, E, rtol=0.05, atol=0)
+
+
+def test_temperatures_share_control_variates_and_the_errors_are_honest(monkeypatch):
+    t = power_grid(5)
+    laws = [MIXTURE, *(MIXTURE.posterior(SUM, READ, 0.5 / float(s) ** 0.5) for s in t[1:])]
+    g = torch.Generator().manual_seed(seed("sharing"))
+    posts = [posterior_of(law.sample(100 * 20, g).reshape(100, 20, 2)) for law in laws]
+    slopes = [scores(p, law.log_prob) for p, law in zip(posts, laws, strict=True)]
+    found = thermodynamic_log_z(posts, t, reading_cost, slopes)
+    exact = float(MIXTURE.log_evidence(SUM, READ, 0.5))
+    z_test(found.log_z, exact, ceiling=0.02)
+    many = [reading_cost(law.sample(200_000, g)).mean() for law in laws]
+    z_test(found.means / torch.stack(many), 1.0, ceiling=0.05)
+    for value, error in ((found.log_z, found.standard_error), (found.plain, found.plain_error)):
+        assert 0.6 < float(error.square().mean().sqrt() / value.std()) < 1.5
+    honest = found.mean_errors.square().mean(0).sqrt() / found.means.std(0)
+    assert float(honest.min()) > 0.5 and float(honest.max()) < 1.8
+    measured = float(found.log_z.var() / found.plain.var())
+    assert measured < 0.5
+    assert 0.3 < float(found.variance_ratio.mean()) / measured < 3
+    monkeypatch.setattr(ridge, "_SHARED", (0.0,))
+    alone = thermodynamic_log_z(posts, t, reading_cost, slopes)
+    assert float(found.log_z.var() / alone.log_z.var()) < 0.8
+
+
+def test_a_control_variate_knows_nothing_of_the_values_that_it_is_taken_from():
+    """Units learned from all particles are large where the variate is: a bias of some per cent."""
+    t = power_grid(3)
+    posts, slopes = tempered_runs(1, 20, t, "units")
+    values = [square_cost(p.x[0])[None, :, None] for p in posts]
+    even = torch.arange(20) % 2 == 0
+    other = [torch.where(even[:, None], v, v.square()) for v in values]
+    taken, again = (
+        [v - left for v, left in zip(vs, remainders(posts, vs, slopes, 0), strict=True)]
+        for vs in (values, other)
+    )
+    for one, two in zip(taken, again, strict=True):
+        assert float(one.abs().max()) > 0
+        torch.testing.assert_close(one[:, ~even], two[:, ~even])
+
+
+def test_guided_runs_at_several_temperatures_give_the_evidence():
+    t = power_grid(5).tolist()
+    runs = [
+        sg.sample(
+            MIXTURE, lambda x, s=s: s * reading_cost(x), num_particles=60, num_systems=4,
+            num_steps=30, seed=i, progress=False,
+        )
+        for i, s in enumerate(t)
+    ]  # fmt: skip
+    slopes = [
+        scores(run, lambda x, s=s: MIXTURE.log_prob(x) - s * reading_cost(x))
+        for run, s in zip(runs, t, strict=True)
+    ]
+    found = thermodynamic_log_z(runs, t, reading_cost, slopes)
+    exact = MIXTURE.log_evidence(SUM, READ, 0.5)
+    torch.testing.assert_close(found.log_z, exact.expand(4), atol=0.15, rtol=0)
+    assert float(found.variance_ratio.mean()) < 0.5
+    with pytest.raises(InvalidInput, match="seeds are 0, 0, 1"):
+        thermodynamic_log_z([runs[0], *runs[:4]], t, reading_cost, slopes)
+
+
+def test_bad_input_to_thermodynamic_integration_is_refused():
+    t = power_grid(3)
+    posts, slopes = tempered_runs(2, 12, t, "bad")
+    for wrong in ([0.0, 1.0], [0.1, 0.5, 1.0], [0.0, 0.5, 0.9], [0.0, 0.5, 0.5, 1.0]):
+        with pytest.raises(InvalidInput, match="increase from 0 to 1"):
+            thermodynamic_log_z(posts, wrong, square_cost, slopes)
+    with pytest.raises(InvalidInput, match="2 runs and 3 scores"):
+        thermodynamic_log_z(posts[:2], t, square_cost, slopes)
+    with pytest.raises(InvalidInput, match="3 runs and 2 scores"):
+        thermodynamic_log_z(posts, t, square_cost, slopes[:2])
+    fewer, _ = tempered_runs(1, 12, t, "fewer")
+    with pytest.raises(InvalidInput, match="the same systems"):
+        thermodynamic_log_z([*posts[:2], fewer[2]], t, square_cost, slopes)
+    with pytest.raises(InvalidInput, match=r"gave \(24, 3\), expected \(M,\)"):
+        thermodynamic_log_z(posts, t, lambda x: x, slopes)
+    with pytest.raises(InvalidInput, match="a score is"):
+        thermodynamic_log_z(posts, t, square_cost, [s[:, :5] for s in slopes])
+    with pytest.raises(InvalidInput, match="must be finite"):
+        thermodynamic_log_z(posts, t, lambda x: square_cost(x) / 0, slopes)

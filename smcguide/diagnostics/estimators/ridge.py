@@ -1,63 +1,99 @@
 """Vector-valued kernel ridge regression in the span of a Stein kernel; see `estimators.stein`."""
 
+from dataclasses import dataclass, fields
+from itertools import product
+
 import torch
 from torch import Tensor
 
 _LENGTHS = (0.5, 1.0, 2.0, 4.0)  # of the median distance
 _RIDGES = (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e4)  # the last means no control variate
-_CONSTANT = 100.0  # variance of the intercept, in units of the integrands'
+_SHARED = (0.0, 0.9, 0.99)  # correlation of neighbouring targets; 0: each by itself
+_CONSTANT = 100.0  # variance of the intercepts, in units of the integrands'
 
 
-def fit(
-    x: Tensor, s: Tensor, f: Tensor, W: Tensor, family: Tensor, index: Tensor, outside: Tensor,
-    B: Tensor,
-) -> Tensor:  # fmt: skip
-    """Control variates (M, T) at the particles `outside`, fitted at the particles `index`."""
-    at = x[index], s[index]
-    typical = torch.pdist(at[0]).median() if len(index) > 1 else torch.ones(())
+@dataclass(frozen=True)
+class Rows:
+    """Particles of one or several targets, all axes M.
+
+    Attributes:
+        x: (M, d) places, in common coordinates.
+        s: (M, d) the score of each particle's own target.
+        f: (M, T) integrands, of mean zero and variance one under each target.
+        W: (M,) weights, of sum one in each target.
+        family: (M,) families, to be kept together.
+        task: (M,) index of the target; neighbours are alike.
+    """
+
+    x: Tensor
+    s: Tensor
+    f: Tensor
+    W: Tensor
+    family: Tensor
+    task: Tensor
+
+    def __getitem__(self, which: Tensor) -> "Rows":
+        return Rows(*(getattr(self, one.name)[which] for one in fields(self)))
+
+    @property
+    def same(self) -> Tensor:
+        """(M, M), one for two particles of one target."""
+        return (self.task[:, None] == self.task).to(self.f)
+
+
+def fit(rows: Rows, outside: Rows, B: Tensor) -> Tensor:
+    """Control variates (M', T) at the particles `outside`, fitted at the particles `rows`."""
+    many = int(rows.task.max()) > 0
+    typical = torch.pdist(rows.x).median() if len(rows.x) > 1 else torch.ones(())
     typical = typical.clamp(min=1e-6)
-    part = (family[index] // 2) % 2 == 0  # again whole families
-    kernels = [stein_kernel(at, at, length * typical) for length in _LENGTHS]
-    errors = torch.stack([
-        _errors(K, f[index], W[index], part, B) + _errors(K, f[index], W[index], ~part, B)
-        for K in kernels
-    ])  # fmt: skip
-    best = errors.flatten(0, 1).argmin(0)  # of (length, ridge), for each integrand
-    out = torch.zeros(int(outside.sum()), len(B), dtype=f.dtype, device=f.device)
+    choices = list(product(_LENGTHS, _SHARED if many else (0.0,)))
+    part = (rows.family // 2) % 2 == 0  # again whole families
+    apart = (rows.task[:, None] - rows.task).abs().to(rows.f)
+    errors, kernels = [], {length: _kernel(rows, rows, length * typical) for length in _LENGTHS}
+    for length, shared in choices:
+        K = kernels[length] * shared**apart
+        errors.append(_errors(K, rows, part, B) + _errors(K, rows, ~part, B))
+    best = torch.stack(errors).flatten(0, 1).argmin(0)  # of (choice, ridge), for each integrand
+    out = torch.zeros(len(outside.x), len(B), dtype=rows.f.dtype, device=rows.f.device)
+    away = (outside.task[:, None] - rows.task).abs().to(rows.f)
     for i in {int(j) // len(_RIDGES) for j in best}:
-        there = stein_kernel((x[outside], s[outside]), at, _LENGTHS[i] * typical)
-        for j, a in enumerate(_solve(kernels[i], f[index], W[index], B)):
+        length, shared = choices[i]
+        there = _kernel(outside, rows, length * typical) * shared**away
+        for j, a in enumerate(_solve(kernels[length] * shared**apart, rows, B)):
             chosen = best == i * len(_RIDGES) + j
-            out[:, chosen] = there @ a @ B[:, chosen]
+            out[:, chosen] = there @ (a @ B[:, chosen])
     return out
 
 
-def _errors(K: Tensor, f: Tensor, W: Tensor, inner: Tensor, B: Tensor) -> Tensor:
+def _kernel(here: Rows, there: Rows, length: Tensor) -> Tensor:
+    return stein_kernel((here.x, here.s), (there.x, there.s), length)
+
+
+def _errors(K: Tensor, rows: Rows, inner: Tensor, B: Tensor) -> Tensor:
     """Variance (ridges, T) of what a fit at the particles `inner` leaves of f at the others."""
-    other = ~inner
-    if not bool(inner.any() and other.any()):
+    if not bool(inner.any() and (~inner).any()):
         return torch.zeros(len(_RIDGES), len(B), dtype=K.dtype, device=K.device)
-    share = W[other] / W[other].sum()
-    out = []
-    for a in _solve(K[inner][:, inner], f[inner], W[inner], B):
-        left = f[other] - K[other][:, inner] @ a @ B
-        out.append(share @ (left - share @ left).square() * W[other].sum())
-    return torch.stack(out)
+    other, W = rows[~inner], rows.W[~inner, None]
+    same = other.same
+    left = other.f - K[~inner][:, inner] @ _solve(K[inner][:, inner], rows[inner], B) @ B
+    left = left - same @ (W * left) / (same @ W)
+    return (W * left.square()).sum(1)
 
 
-def _solve(K: Tensor, f: Tensor, W: Tensor, B: Tensor) -> list[Tensor]:
-    """Coefficients a (M, T) of weighted ridge regression with kernel (K + intercept) B, for each ridge.
+def _solve(K: Tensor, rows: Rows, B: Tensor) -> Tensor:
+    """Coefficients a (ridges, M, T) of weighted ridge regression with kernel (K + intercepts) B.
 
     In the eigenbases of both kernels the system is diagonal.
     """
+    f, W = rows.f, rows.W
     root = (W / W.mean()).sqrt()[:, None]
     size = K.diagonal().mean()
-    wide = (K / size + _CONSTANT) * root * root.T
+    wide = (K / size + _CONSTANT * rows.same) * root * root.T
     k, V = torch.linalg.eigh(wide)
     b, U = torch.linalg.eigh(B)
     rotated = V.T @ (root * f) @ U
-    k, b = k.clamp(min=0)[:, None], b.clamp(min=0)
-    return [root * (V @ (rotated / (k * b + ridge * len(f))) @ U.T) / size for ridge in _RIDGES]
+    ridge = torch.tensor(_RIDGES).to(f)[:, None, None] * len(f)
+    return root * (V @ (rotated / (k.clamp(min=0)[:, None] * b.clamp(min=0) + ridge)) @ U.T) / size
 
 
 def stein_kernel(

@@ -40,12 +40,9 @@ from torch import Tensor
 
 from smcguide import weights
 from smcguide.diagnostics.estimators.families import variance_of_mean
-from smcguide.diagnostics.estimators.ridge import fit
+from smcguide.diagnostics.estimators.remainder import TINY, remainders
 from smcguide.errors import InvalidInput
 from smcguide.posterior import Posterior
-
-_TINY = 1e-12  # variance of an integrand, relative to its square, that is rounding
-_MOST = 1000  # particles in one fit: the cost grows with the cube
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Controlled:
         standard_errors: of `estimates`, from the families of the run.
         plain: without.
         plain_errors: of `plain`.
-        relatedness: (S, T, T) or (T, T), B.
+        relatedness: (S, T, T) or (T, T), B, of all particles.
     """
 
     estimates: Tensor
@@ -115,57 +112,24 @@ def control_variates(
             f"score is {tuple(score.shape)}, expected {tuple(x.shape)}."
         )
     values = values.unflatten(0, x.shape[:2])
-    W = weights.normalise(posterior.log_w)
-    generator = torch.Generator(x.device).manual_seed(seed)
-    parts = [
-        _system(*each, generator)
-        for each in zip(x, score, values, W, posterior.eves, strict=True)
-    ]  # fmt: skip
-    left, B = (torch.stack(a) for a in zip(*parts, strict=True))
+    (left,) = remainders([posterior], [values], [score], seed)
     log_w = posterior.log_w
     found = (
         weights.mean(left, log_w),
         variance_of_mean(posterior, left).sqrt(),
         weights.mean(values, log_w),
         variance_of_mean(posterior, values).sqrt(),
-        B,
+        _correlation(values, weights.normalise(log_w)),
     )
     return Controlled(*(posterior._answer(a) for a in found))
 
 
-def _system(
-    x: Tensor, score: Tensor, values: Tensor, W: Tensor, eves: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Values less their control variates (N, T), and B, for one system."""
-    alive = W > 0
-    place, slope = x.flatten(1).double()[alive], score.flatten(1).double()[alive]
-    own, W = values[alive], W[alive]
-    if not bool(slope.isfinite().all() and own.isfinite().all()):
-        raise InvalidInput(
-            "control_variates: scores and values must be finite where there is weight."
-        )
-    family = eves[alive].unique(return_inverse=True)[1]
-    if int(family.max()) < 1:
-        raise InvalidInput(
-            "control_variates: all particles with weight are one family; take more particles or resample "
-            "less often."
-        )
-    centre = W @ place
-    spread = (W @ (place - centre).square()).sqrt().clamp(min=1e-12)
-    place, slope = (place - centre) / spread, slope * spread
-    mean = W @ own
-    variance = W @ (own - mean).square()
-    scale = torch.where(variance > _TINY * mean.square(), variance, 0.0).sqrt()
-    unit = torch.where(scale > 0, (own - mean) / scale, 0.0)
-    B = unit.T @ (W[:, None] * unit)
-    fitted = torch.zeros_like(unit)
-    for half in (0, 1):
-        inside = family % 2 == half
-        index = inside.nonzero()[:, 0]
-        if len(index) > _MOST:
-            order = torch.rand(len(index), generator=generator, device=x.device).argsort()
-            index = index[order[:_MOST]]
-        fitted[~inside] = fit(place, slope, unit, W, family, index, ~inside, B)
-    out = values.clone()
-    out[alive] = own - fitted * scale
-    return out, B
+def _correlation(values: Tensor, W: Tensor) -> Tensor:
+    """Of integrands (S, N, T) with weights W (S, N); zero where one does not vary; (S, T, T)."""
+    share = W[..., None]
+    values = torch.where(share > 0, values, 0.0)
+    mean = (share * values).sum(1, keepdim=True)
+    gap = values - mean
+    variance = (share * gap.square()).sum(1, keepdim=True)
+    unit = torch.where(variance > TINY * mean.square(), gap / variance.sqrt(), 0.0)
+    return unit.mT @ (share * unit)
