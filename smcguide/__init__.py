@@ -62,6 +62,7 @@ __all__ = [
     "check_prior",
     "costs",
     "diagnostics",
+    "distributed",
     "draw",
     "freeze",
     "grids",
@@ -90,7 +91,7 @@ __all__ = [
     "tune_move",
 ]
 
-_LATE = ("diagnostics", "plots", "report")  # rooms that are loaded when they are named
+_LATE = ("diagnostics", "distributed", "plots", "report")  # rooms that are loaded when they are named
 
 
 def __getattr__(name: str) -> ModuleType:

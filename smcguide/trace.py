@@ -16,7 +16,8 @@ HERE = Population()
 
 def _distinct(index: Tensor) -> Tensor:
     """Number of distinct entries per row of (S, N) indices below N."""
-    return torch.zeros_like(index).scatter_(1, index, 1).sum(1)
+    counts = torch.zeros_like(index).scatter_add_(1, index, torch.ones_like(index))
+    return counts.clamp_(max=1).sum(1)
 
 
 def step_info(
@@ -32,20 +33,22 @@ def step_info(
 ) -> StepInfo:
     """The record of the population after `step` transitions; all tensors stay on the device."""
     log_w = population.whole(particles.log_w)
-    illegal = (torch.isnan(log_w) | torch.isposinf(log_w)).sum(1)  # as an illegal log_g makes it
-    dead = torch.isneginf(log_w).all(1)
+    ess, log_mean = weights.summary(log_w)
+    illegal = log_w.shape[1] - (log_w < torch.inf).sum(
+        1
+    )  # NaN or +inf, as an illegal log_g makes it
     kept = {"ancestors": ancestors, "particles": particles.x, "log_weights": log_w}
     if "x0_hat" in record:
         kept["x0_hat"] = _predictions(model, particles)
     return StepInfo(
         step=step,
         time=model.time(step),
-        ess=weights.ess(log_w),
+        ess=ess,
         resampled=resampled,
-        log_evidence=log_z + weights.log_mean_exp(log_w),
+        log_evidence=log_z + log_mean,
         unique_ancestors=_distinct(ancestors),
         unique_eves=_distinct(population.whole(particles.eve)),
-        bad=torch.where(dead, log_w.shape[1], illegal),
+        bad=torch.where(torch.isneginf(log_mean), log_w.shape[1], illegal),
         report=population.means(model.report(moved.carry)),
         recorded={name: kept[name] for name in record},
     )
