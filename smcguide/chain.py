@@ -53,7 +53,8 @@ class BaseChain(FeynmanKac):
     def std(self, k: int) -> float:
         """Standard deviation of transition k (its mean over coordinates)."""
         dot = torch.zeros((1, 1, *self.event_shape), dtype=self.prior.dtype, device=self.device)
-        return float(torch.as_tensor(self.base_kernel(k, dot, dot).std).mean())
+        std = self.base_kernel(k, dot, dot).std
+        return std if isinstance(std, float) else float(std.mean())
 
     def is_noiseless(self, k: int) -> bool:
         return self.std(k) == 0

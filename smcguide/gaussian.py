@@ -37,7 +37,10 @@ class Gaussian:
 
     def sample(self, z: Tensor) -> Tensor:
         """mean + S z for standard normal z (S, N, *E)."""
-        x = self.mean + self.std * z
+        if isinstance(self.std, float):
+            x = torch.add(self.mean, z, alpha=self.std)
+        else:
+            x = self.mean + self.std * z
         if self.basis is None or self.along is None:
             return x
         return x + _spread(self.basis, self.along - self.std, z)
@@ -58,6 +61,13 @@ class Gaussian:
             return gap / std
         return gap / self.std + _spread(self.basis, 1 / self.along - 1 / self.std, gap)
 
+    def _shares_std(self, proposal: "Gaussian") -> bool:
+        """Whether both have one S (known without looking at a tensor): the common case, which saves
+        most of the arithmetic on tensors of the size of the states."""
+        if isinstance(self.std, Tensor) or isinstance(proposal.std, Tensor):
+            return self.std is proposal.std and proposal.basis is None
+        return self.std == proposal.std and proposal.basis is None
+
     def log_ratio(self, proposal: "Gaussian", z: Tensor) -> Tensor:
         """log self(x) - log proposal(x) at x = proposal.sample(z), shape (S, N), float64.
 
@@ -66,8 +76,12 @@ class Gaussian:
         exact in float32 too, and exactly zero when the kernels agree. Where the proposal has a basis,
         self has one std for all directions, and B^T z, B^T d get the difference of two such sums.
         """
-        if self.is_dirac:  # the model guides no deterministic step: both kernels are the same point
+        # the model guides no deterministic step: both kernels are the same point
+        if self.is_dirac or proposal is self:
             return torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
+        if self._shares_std(proposal):
+            d = (proposal.mean - self.mean).div_(self.std)
+            return -torch.add(z, d, alpha=0.5).mul_(d).flatten(2).sum(-1).double()
         d = (proposal.mean - self.mean) / self.std
         r = torch.as_tensor(proposal.std / self.std, dtype=z.dtype, device=z.device)
         terms = (1 - r**2) / 2 * z**2 - d * (d / 2 + r * z) + torch.log(r)
@@ -81,8 +95,10 @@ class Gaussian:
 
     def kl(self, base: "Gaussian") -> Tensor:
         """KL(self || base), |delta|^2 / (2 c^2) for equal standard deviations, shape (S, N)."""
-        if base.is_dirac:
+        if base.is_dirac or base is self:
             return torch.zeros(self.mean.shape[:2], dtype=torch.float64, device=self.mean.device)
+        if base._shares_std(self):
+            return (self.mean - base.mean).div_(base.std).square_().flatten(2).sum(-1).double() / 2
         d = (self.mean - base.mean) / base.std
         r = torch.as_tensor(self.std / base.std, dtype=d.dtype, device=d.device)
         terms = (d**2 + r**2 - 1) / 2 - torch.log(r)

@@ -135,7 +135,8 @@ def _resample(
     log_w = plan.population.whole(state.particles.log_w)
     chosen = plan.resampler(log_w, state.selection, plan.shape[1] // model.chain_length)
     chosen = plan.population.arrange(chosen)
-    chosen = chosen.repeat_interleave(model.chain_length, 1)
+    if model.chain_length > 1:
+        chosen = chosen.repeat_interleave(model.chain_length, 1)
     ancestors = torch.where(fires[:, None], chosen, _own(model, plan))
     log_z = state.log_z + torch.where(fires, weights.log_mean_exp(log_w), 0.0)
     particles = plan.population.take(state.particles, ancestors)

@@ -34,8 +34,17 @@ def normalise(log_w: Tensor) -> Tensor:
 
 
 def ess(log_w: Tensor) -> Tensor:
-    """Effective sample size, shape (S,): a difference of two logsumexps, safe for any scale."""
-    return torch.exp(2 * log_sum_exp(log_w) - log_sum_exp(2 * log_w))
+    """Effective sample size, shape (S,), safe for any scale; NaN where every weight is zero."""
+    return summary(log_w)[0]
+
+
+def summary(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """ESS and log of the mean weight, (S,) each, with one exponential per weight."""
+    top = log_w.amax(-1, keepdim=True)
+    w = torch.exp(log_w - torch.where(torch.isneginf(top), 0.0, top))
+    total = w.sum(-1)
+    log_mean = top.squeeze(-1) + torch.log(total / log_w.shape[-1])
+    return total**2 / w.square().sum(-1), log_mean
 
 
 def cess(log_w: Tensor, log_v: Tensor) -> Tensor:
@@ -66,6 +75,30 @@ def inverse_cdf(log_w: Tensor, points: Tensor) -> Tensor:
     here = torch.arange(W.shape[-1], device=W.device).expand_as(W)
     last_alive = torch.where(W > 0, here, 0).cummax(-1).values
     return last_alive.gather(-1, index)
+
+
+def counted(ends: Tensor, num: int) -> Tensor:
+    """Ancestors (S, num) in ascending order from running numbers of copies: slot n gets the number of
+    particles that end at n or before.
+
+    One pass of counting in place of a search for each slot.
+
+    Arguments:
+        ends: (S, N) whole numbers from 0 to num, ascending: how many copies particles 0, ..., i have
+            together. Slots behind the last end get N.
+        num: how many slots.
+    """
+    ends = ends.long()
+    count = torch.zeros(len(ends), num + 1, dtype=torch.long, device=ends.device)
+    return count.scatter_add_(1, ends, torch.ones_like(ends)).cumsum(-1)[:, :num]
+
+
+def running(log_w: Tensor, num: int) -> Tensor:
+    """num (W_0 + ... + W_i), (S, N) float64. It is inf from the last positive weight on, so that rounding
+    cannot end short of num, and everywhere in a system without legal weights."""
+    cdf = normalise(log_w).cumsum(-1)
+    end = cdf[..., -1:]
+    return torch.where(cdf < end, cdf * (num / end), torch.inf)
 
 
 def mean(values: Tensor, log_w: Tensor) -> Tensor:

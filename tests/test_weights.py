@@ -136,3 +136,34 @@ def test_points_may_be_an_expanded_tensor():
     finally:
         torch.set_warn_always(always)
     assert torch.equal(index, weights.inverse_cdf(log_weights(2, 5), points.contiguous()))
+
+
+def test_summary_is_ess_and_log_mean():
+    log_w = log_weights()
+    log_w[1, 3] = -math.inf
+    ess, log_mean = weights.summary(log_w)
+    w = log_w.exp()
+    torch.testing.assert_close(ess, w.sum(-1) ** 2 / w.square().sum(-1))
+    torch.testing.assert_close(log_mean, weights.log_mean_exp(log_w))
+    dead = weights.summary(torch.full((1, 4), -math.inf, dtype=F64))
+    assert dead[0].isnan() and dead[1] == -math.inf
+
+
+def test_counted_slots_belong_to_the_particle_that_covers_them():
+    ends = torch.tensor([[0, 2, 2, 5], [5, 5, 5, 5], [1, 1, 3, 4]])
+    assert weights.counted(ends, 5).tolist() == [[1, 1, 3, 3, 3], [0] * 5, [0, 2, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("num", [1, 7, 30])
+def test_running_mass_counts_like_the_search_does(num):
+    log_w = log_weights()
+    log_w[0, [0, 6]], log_w[1, 3] = -math.inf, -math.inf
+    offset = torch.tensor([[0.0], [0.37], [math.nextafter(1.0, 0.0)]], dtype=F64)
+    ends = (weights.running(log_w, num) - offset).ceil().clamp(max=num)
+    points = (torch.arange(num) + offset) / num
+    assert torch.equal(weights.counted(ends, num), weights.inverse_cdf(log_w, points))
+
+
+def test_running_mass_of_a_dead_system_is_legal():
+    dead = weights.running(torch.full((1, 3), -math.inf, dtype=F64), 3)
+    assert (dead == math.inf).all()

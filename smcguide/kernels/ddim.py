@@ -48,7 +48,7 @@ class DDIM(Kernel):
         std = self.eta * s.sigma * math.sqrt(max(0.0, 1 - shrink**2))
         c_x = math.sqrt(s.sigma**2 - std**2) / t.sigma
         if self.clip is None:
-            return Gaussian(c_x * x + (s.alpha - t.alpha * c_x) * x0_hat, std)
+            return Gaussian((c_x * x).add(x0_hat, alpha=s.alpha - t.alpha * c_x), std)
         noise_part = c_x * (x - t.alpha * x0_hat)
         return Gaussian(s.alpha * x0_hat.clamp(*self.clip) + noise_part, std)
 

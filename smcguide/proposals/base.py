@@ -109,6 +109,9 @@ def within_trust(delta: Tensor, std: float | Tensor, radius: float) -> Tensor:
     """Shrink each particle's shift delta (S, N, *E) to |delta / std| <= radius."""
     if radius == math.inf:
         return delta
-    norm = (delta / std).flatten(2).norm(dim=-1)
+    if isinstance(std, float):
+        norm = delta.flatten(2).norm(dim=-1) / std
+    else:
+        norm = (delta / std).flatten(2).norm(dim=-1)
     factor = (radius / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
     return delta * factor.reshape(*factor.shape, *[1] * (delta.ndim - 2))

@@ -78,6 +78,6 @@ def expected_copies(log_w: Tensor, num: int) -> Tensor:
 def repeated(copies: Tensor, num: int) -> Tensor:
     """Ancestors (S, num) in ascending order, particle i `copies[:, i]` times, copies (S, N) whole
     numbers; N in the slots that are too many."""
-    slots = torch.arange(num, dtype=copies.dtype, device=copies.device)
     ends = copies.cumsum(-1)
-    return torch.searchsorted(ends, slots.expand(len(copies), num).contiguous(), right=True)
+    ends = torch.where(ends < num, ends, num)  # NaN, too, of a system without legal weights
+    return weights.counted(ends, num)

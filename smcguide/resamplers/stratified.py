@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from smcguide.resamplers.base import Resampler, uniforms
-from smcguide.weights import inverse_cdf
+from smcguide.weights import counted, running
 
 
 @dataclass(frozen=True)
@@ -17,5 +17,8 @@ class Stratified(Resampler):
     def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
         S, N = log_w.shape
         num = N if num is None else num
-        strata = torch.arange(num, dtype=torch.float64, device=log_w.device)
-        return inverse_cdf(log_w, (strata + uniforms((S, num), generator)) / num)
+        mass, u = running(log_w, num).clamp(max=num), uniforms((S, num), generator)
+        # n + U_n < mass for all strata n below its whole part, and perhaps for the next one
+        whole = mass.floor()
+        following = u.gather(1, whole.long().clamp(max=num - 1)) < mass - whole
+        return counted(whole + following, num)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from smcguide.resamplers.base import Resampler, uniforms
-from smcguide.weights import inverse_cdf, normalise
+from smcguide.weights import counted, inverse_cdf, normalise, running
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Systematic(Resampler):
     def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
         S, N = log_w.shape
         num = N if num is None else num
-        comb = torch.arange(num, dtype=torch.float64, device=log_w.device)
-        return inverse_cdf(log_w, (comb + uniforms((S, 1), generator)) / num)
+        # n + U < num (W_0 + ... + W_i) for this many teeth n of the comb
+        ends = (running(log_w, num) - uniforms((S, 1), generator)).ceil_()
+        return counted(ends.clamp_(max=num), num)
 
     def conditional(self, log_w: Tensor, generator: torch.Generator) -> Tensor:
         S, N = log_w.shape

@@ -1,0 +1,165 @@
+"""The step waits for nobody: no operation in it brings a number to the host or makes a tensor whose shape
+depends on numbers. On the CPU such operations cost nothing and are visible all the same; on a device
+each one stops the queue. Times are for the benchmarks; here operations are counted."""
+
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import smcguide as sg
+from smcguide import loop, weights
+from smcguide.gaussian import Gaussian
+from smcguide.records import Particles
+
+F64, HOME = torch.float64, Path(sg.__file__).parent
+WAITS = {
+    "_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal",
+    "unique_consecutive", "_unique2", "unique_dim", "bincount",
+}  # fmt: skip
+R, P = sg.resamplers, sg.proposals
+RESAMPLERS = [
+    R.Systematic(), R.Stratified(), R.Multinomial(), R.Residual(), R.SSP(), R.Killing(), R.Rejection(),
+    R.Metropolis(4),
+]  # fmt: skip
+PROPOSALS = [P.Bootstrap(), P.Gradient(trust=2.0), P.DTM(), P.DTM(num_iters=2, solver="adam")]
+TRIGGERS = [sg.triggers.always(), sg.triggers.ess_below(0.5), sg.triggers.never()]
+
+
+class Operations(TorchDispatchMode):
+    """What is asked for: names, the waits with their places, and the sizes of new tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.waits, self.made = Counter(), [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.split("::")[1]
+        self.names[name] += 1
+        by_mask = name in ("index", "index_put", "index_put_") and any(map(_is_mask, args[1]))
+        by_counts = name == "repeat_interleave" and "output_size" not in (kwargs or {})
+        if name in WAITS or by_mask or by_counts:
+            self.waits.append(f"{name} in {_here()}")
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and not func.is_view and not name.endswith("_"):
+            self.made.append(out.numel())
+        return out
+
+
+def _here():
+    """The innermost line of the package, file:line."""
+    frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(HOME)]
+    return "nowhere" if not frames else f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+
+
+def _is_mask(a):
+    return a is not None and a.dtype == torch.bool
+
+
+class Halving(sg.priors.Prior):
+    """A network that needs nothing from the host."""
+
+    schedule, event_shape = sg.schedules.VP(), (3,)
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def denoise(self, x, t):
+        return 0.5 * x
+
+
+def step_of(proposal, resampler, trigger, k=2):
+    """What transition k asks for."""
+    cost = sg.costs.LinearGaussian(torch.ones(1, 3), torch.tensor([1.0]), 0.5)
+    model = sg.GuidedDiffusion(
+        Halving(), cost, kernel=sg.kernels.DDPM(), times=sg.grids.karras(6),
+        potential=sg.potentials.Tweedie(), proposal=proposal,
+    )  # fmt: skip
+    plan = loop.Plan((2, 16), resampler, trigger, seed=0)
+    state, _ = loop.begin(model, plan)
+    for _ in range(k):
+        state, _ = loop.advance(model, plan, state)
+    with Operations() as seen:
+        loop.advance(model, plan, state)
+    return seen
+
+
+@pytest.mark.parametrize("k", [0, 2, 5], ids="transition {}".format)
+@pytest.mark.parametrize("trigger", TRIGGERS, ids=repr)
+@pytest.mark.parametrize("proposal", PROPOSALS, ids=repr)
+def test_a_step_waits_for_nobody(proposal, trigger, k):
+    assert step_of(proposal, R.Systematic(), trigger, k).waits == []
+
+
+@pytest.mark.parametrize("resampler", RESAMPLERS, ids=repr)
+def test_resampling_waits_for_nobody(resampler):
+    assert step_of(P.Bootstrap(), resampler, sg.triggers.ess_below(1.0)).waits == []
+
+
+def test_moving_copies_and_their_records_wait_for_nobody():
+    x, log_w = torch.randn(2, 5, 3), torch.zeros(2, 5, dtype=F64)
+    before = Particles(x, log_w, torch.arange(5).expand(2, 5), {"flag": log_w > 0})
+    with Operations() as seen:
+        before.take(torch.zeros(2, 5, dtype=torch.long))
+    assert seen.waits == []
+
+
+WAITING = {
+    "item": lambda a: a.sum().item(),
+    "bool": lambda a: bool(a.any()),
+    "nonzero": lambda a: a.nonzero(),
+    "mask": lambda a: a[a > 0],
+    "put by mask": lambda a: a.index_put_((a > 0,), torch.ones(())),
+    "repeat": lambda a: torch.arange(6).repeat_interleave(a.long()),
+    "unique": lambda a: a.unique(),
+}
+
+
+@pytest.mark.parametrize("ask", WAITING.values(), ids=WAITING)
+def test_what_waits_is_seen(ask):
+    with Operations() as seen:
+        ask(torch.ones(6))
+    assert seen.waits
+
+
+def test_a_network_that_asks_the_host_is_seen(monkeypatch):
+    def denoise(self, x, t):
+        return 0.5 * x if float(x.mean()) < 100 else x
+
+    monkeypatch.setattr(Halving, "denoise", denoise)
+    assert step_of(P.Bootstrap(), R.Systematic(), sg.triggers.always()).waits
+
+
+# ---- how much is done ----------------------------------------------------------------------------
+
+
+def wide(f, size=2 * 16 * 3):
+    """How many new tensors of the size of the states f makes."""
+    with Operations() as seen, torch.no_grad():
+        f()
+    return seen.made.count(size)
+
+
+def test_kernels_with_one_standard_deviation_make_few_large_tensors():
+    mean, z = torch.randn(2, 16, 3), torch.randn(2, 16, 3)
+    p, q = Gaussian(mean, 0.3), Gaussian(mean + 0.1, 0.3)
+    assert [wide(lambda: p.sample(z)), wide(lambda: q.kl(p)), wide(lambda: p.log_ratio(q, z))] == [
+        1,
+        1,
+        2,
+    ]
+    assert wide(lambda: p.log_ratio(p, z)) == wide(lambda: p.kl(p)) == 0
+
+
+@pytest.mark.parametrize("resampler", [R.Systematic(), R.Stratified(), R.SSP()], ids=repr)
+def test_ascending_ancestors_are_counted_and_not_searched(resampler):
+    with Operations() as seen:
+        resampler(torch.zeros(2, 16, dtype=F64), torch.Generator())
+    assert seen.names["searchsorted"] == seen.names["sort"] == 0
+
+
+def test_ess_and_mean_weight_share_their_exponentials():
+    with Operations() as seen:
+        weights.summary(torch.zeros(2, 16, dtype=F64))
+    assert seen.names["exp"] + seen.names["logsumexp"] == 1
