@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 
-from smcguide.errors import InvalidInput
 from smcguide.exactness import LIMIT
 
 
@@ -144,13 +142,6 @@ class ParameterChains:
         from smcguide.bridges.chains import parameters_to_arviz
 
         return parameters_to_arviz(self)
-
-
-def check_counts(counts: Mapping[str, tuple[Any, int]]) -> None:
-    """Raise InvalidInput unless each number (name -> number, least) is whole and large enough."""
-    for name, (value, least) in counts.items():
-        if not isinstance(value, Integral) or value < least:
-            raise InvalidInput(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 
 def _footer(chains: Chains | ParameterChains) -> list[str]:

@@ -1,5 +1,7 @@
 """What can go wrong, as types. Every message says what was given, what is expected and what to do."""
 
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 
@@ -55,3 +57,10 @@ class DegenerateWeights(SmcguideError, RuntimeError):
         self.step, self.time, self.system, self.count = step, time, system, count
         self.particles: Any = None
         self.trace: list[Any] = []
+
+
+def check_counts(counts: Mapping[str, tuple[Any, int]]) -> None:
+    """Raise InvalidInput unless each number (name -> number, least) is whole and large enough."""
+    for name, (value, least) in counts.items():
+        if not isinstance(value, Integral) or value < least:
+            raise InvalidInput(f"{name} must be a whole number of at least {least}, got {value!r}.")

@@ -33,9 +33,9 @@ from torch import Tensor
 
 from smcguide import exactness, weights
 from smcguide.along import Along, Conditional, Path, check_conditional
-from smcguide.chains import Chains, check_counts
+from smcguide.chains import Chains
 from smcguide.engine import iterate
-from smcguide.errors import InvalidInput
+from smcguide.errors import InvalidInput, check_counts
 from smcguide.feynman_kac import FeynmanKac
 from smcguide.genealogy import Genealogy
 from smcguide.progress import Progress

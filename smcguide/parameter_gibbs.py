@@ -21,9 +21,9 @@ from torch import Generator, Tensor
 from smcguide import exactness
 from smcguide.along import Path, check_conditional
 from smcguide.boundary import require
-from smcguide.chains import ParameterChains, check_counts
+from smcguide.chains import ParameterChains
 from smcguide.costs.base import TerminalCost
-from smcguide.errors import InvalidInput
+from smcguide.errors import InvalidInput, check_counts
 from smcguide.feynman_kac import FeynmanKac
 from smcguide.gibbs import Sweep
 from smcguide.guided import GuidedDiffusion

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from smcguide import exactness
-from smcguide.chains import ParameterChains, check_counts
-from smcguide.errors import InvalidInput
+from smcguide.chains import ParameterChains
+from smcguide.errors import InvalidInput, check_counts
 from smcguide.feynman_kac import FeynmanKac
 from smcguide.progress import Progress
 from smcguide.pseudomarginal import Pseudomarginal, State, walk
