@@ -34,14 +34,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], text: str) -> None:
     Raises:
         OSError: if that is not possible.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     seal = {"format": FORMAT, "about": text, "sha256": checksum(tensors, text)}
-    try:
-        save_file(dict(tensors), path, seal)
-    except SafetensorError as error:  # of the disk: the tensors are what they should be
-        raise OSError(str(error)) from error
+    # save_file writes to a file of its own making, which a process that is killed leaves behind
+    path.write_bytes(save(dict(tensors), seal))
     to_disk(path)
 
 
