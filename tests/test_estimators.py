@@ -1,6 +1,7 @@
 """Estimators beyond the weighted mean: each against a closed form, each with an honest error."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import smcguide as sg
 from smcguide.diagnostics.estimators import (
     Exceedance,
+    adaptive,
     control_variates,
     expectations,
     rare_event,
@@ -15,10 +17,13 @@ from smcguide.diagnostics.estimators import (
     scores,
     thermodynamic_log_z,
 )
+from smcguide.diagnostics.estimators.proposal import Defensive
 from smcguide.diagnostics.estimators.remainder import remainders
 from smcguide.diagnostics.estimators.ridge import stein_kernel
+from smcguide.diagnostics.estimators.sample import Sample
 from smcguide.diagnostics.estimators.thermodynamic import corrected_trapezium
 from smcguide.errors import InvalidInput
+from smcguide.evidence import GENEALOGY, LEE_WHITELEY, standard_error
 from smcguide.testing.oracles import gaussian_chain
 from smcguide.testing.statistics import seed, z_test
 
@@ -178,6 +183,27 @@ def test_bad_input_to_control_variates_is_refused():
         control_variates(posterior_of(post.x, eves=torch.zeros(1, 20).long()), integrands, slope)
     with pytest.raises(InvalidInput, match="no gradient"):
         scores(post, lambda x: MIXTURE.log_prob(x.detach()))
+    # each of these would be summed silently
+    for shaped in (
+        lambda v: v[:, None] + v,
+        lambda v: v[:, None],
+        lambda v: torch.stack([v, v], 1),
+    ):
+        with pytest.raises(InvalidInput, match="one number per event"):
+            scores(post, lambda x, shaped=shaped: shaped(MIXTURE.log_prob(x)))
+
+
+def test_control_variates_of_scalar_events_are_those_of_vectors_of_one_number():
+    g = torch.Generator().manual_seed(seed("scalar"))
+    x = torch.randn(2, 40, generator=g, dtype=F64)
+    post, same = posterior_of(x[..., None]), posterior_of(x[..., None])
+    scalar = replace(post, x=x)
+    slope = scores(scalar, lambda x: -x.square() / 2)
+    torch.testing.assert_close(slope, -x)
+    one = control_variates(scalar, lambda x: x[:, None] ** 2, slope)
+    two = control_variates(same, lambda x: x**2, slope[..., None])
+    torch.testing.assert_close(one.estimates, two.estimates)
+    torch.testing.assert_close(one.standard_errors, two.standard_errors)
 
 
 # ---- adaptive importance sampling ----------------------------------------------------------------
@@ -279,6 +305,64 @@ def test_bad_input_to_expectations_is_refused():
         expectations(lambda x: x[:, 0], normal_draw, normal_log_p, 200)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"log_p": lambda x: normal_log_p(x)[:, None]}, "log_p gave"),
+        ({"log_p": lambda x: normal_log_p(x) * torch.nan}, "NaN"),
+        ({"log_p": lambda x: normal_log_p(x) + torch.inf}, "inf"),
+        ({"log_p": lambda x: torch.full_like(x[:, 0], -torch.inf)}, "-inf"),
+        ({"draw": lambda num, g: normal_draw(num - 1, g)}, "draw gave"),
+        ({"draw": lambda num, g: torch.zeros(())}, "draw gave"),
+        ({"f": lambda x: peaked(x)[:-1]}, "f gave"),
+        ({"f": lambda x: peaked(x)[:, :0]}, "J >= 1"),
+        ({"controls": lambda x: x[:-1]}, "controls"),
+        ({"budget": 500.5}, "budget must be a whole number"),
+        ({"num_components": 1.5}, "num_components must be a whole number"),
+    ],
+    ids=[
+        "log_p column", "log_p NaN", "log_p +inf", "log_p -inf", "few draws", "no axis", "few f", "no f",
+        "few controls", "half an evaluation", "half a component",
+    ],
+)  # fmt: skip
+def test_functions_of_expectations_that_do_not_fit_are_refused(change, message):
+    given = {"f": peaked, "draw": normal_draw, "log_p": normal_log_p, "budget": 200}
+    with pytest.raises(InvalidInput, match=message):
+        expectations(**given | change)
+
+
+def test_expectations_of_scalar_events_are_those_of_vectors_of_one_number():
+    def draw(num, generator):
+        return torch.randn(num, generator=generator, dtype=F64)
+
+    def log_p(x):
+        return -x.square() / 2 - math.log(2 * math.pi) / 2
+
+    one = expectations(lambda x: (x > 2).double()[:, None], draw, log_p, 600)
+    two = expectations(
+        lambda x: (x > 2).double(), lambda n, g: draw(n, g)[:, None], lambda x: log_p(x[:, 0]), 600
+    )
+    assert one.rounds > 0
+    torch.testing.assert_close(one.estimates, two.estimates)
+    assert abs(float(one.estimates) / normal_tail(2.0) - 1) < 0.5
+
+
+def test_functions_that_are_zero_at_every_draw_have_expectation_zero():
+    found = expectations(lambda x: (x[:, :1] > 20).double(), normal_draw, normal_log_p, 200)
+    assert found.estimates.tolist() == found.standard_errors.tolist() == [0.0] and found.rounds == 0
+
+
+def test_coefficients_of_control_variates_do_not_see_the_draws_that_they_correct():
+    """b fitted to |x|^2 at the same 20 draws has a bias of -10 / 20 here, from cov(x, x |x|^2)."""
+    g, found = torch.Generator().manual_seed(seed("folds")), []
+    for _ in range(300):
+        x = torch.randn(20, 5, generator=g, dtype=F64)
+        law, zero = Defensive(None, None, 0.2), torch.zeros(20, dtype=F64)
+        last = Sample(x, x.square().sum(1, keepdim=True), x, zero, zero)
+        found.append(adaptive._answer(last, law, 20, 0).estimates)
+    z_test(torch.stack(found), 5.0, ceiling=0.3)
+
+
 # ---- rare events ---------------------------------------------------------------------------------
 
 NORMAL = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, 2, dtype=F64), scale=1.0)
@@ -362,6 +446,42 @@ def test_bad_input_to_rare_event_is_refused():
         rare_event(post.unweighted(), TAIL.event, TAIL)
     with pytest.raises(InvalidInput, match="pooled already"):
         rare_event(tail_run(systems=2).pooled(), TAIL.event, TAIL)
+
+
+def test_the_error_of_a_rare_event_is_that_of_its_resampling_scheme():
+    for resampler, method in (
+        (sg.resamplers.Multinomial(), LEE_WHITELEY),
+        (sg.resamplers.Systematic(), GENEALOGY),
+    ):
+        post = tail_run(resampler=resampler)
+        found = rare_event(post, TAIL.event, TAIL)
+        assert found.method == method
+        log_w = torch.where(
+            TAIL.event(post.x[0]), post.log_w[0] + TAIL(post.x[0]).double(), -torch.inf
+        )
+        expected, _ = standard_error(
+            post.log_z, log_w.softmax(0)[None], post.eves, post.trace["resampled"].sum(1),
+            multinomial=method == LEE_WHITELEY, replicates=False,
+        )  # fmt: skip
+        torch.testing.assert_close(found.relative_error, expected[0])
+
+
+def test_a_terminal_cost_of_systems_is_a_cost_of_rare_events():
+    cost = sg.costs.LinearGaussian(DIRECTION[None], torch.tensor([1.0], dtype=F64), 0.5)
+    post = tail_run(cost, systems=3, num_particles=100)
+
+    def flat(x):
+        return cost(x[None])[0]
+
+    found, same = (rare_event(post, lambda x: x @ DIRECTION > 1.0, c) for c in (cost, flat))
+    torch.testing.assert_close(found.probability, same.probability)
+    assert float(found.probability) == pytest.approx(chain_tail(1.0), rel=0.3)
+
+
+@pytest.mark.parametrize("width", [0.0, -0.3, math.nan, math.inf])
+def test_the_soft_edge_of_an_exceedance_has_a_positive_width(width):
+    with pytest.raises(InvalidInput, match="width"):
+        Exceedance(lambda x: x[:, 0], 3.0, width)
 
 
 # ---- thermodynamic integration -------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Occupancy of modes: against quadrature; lost modes are flagged, honest runs are not."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,9 +136,39 @@ def test_bad_input_is_refused():
     post = run(2)
     with pytest.raises(InvalidInput, match="centres of shape"):
         mode_occupancy(post, torch.zeros(2, 3))
-    with pytest.raises(InvalidInput, match="num=0"):
+    with pytest.raises(InvalidInput, match="num must be"):
         find_modes(post, 0)
     with pytest.raises(InvalidInput, match="num=9999"):
         find_modes(post, 9999)
-    with pytest.raises(InvalidInput, match="num_systems=8"):
+    with pytest.raises(InvalidInput, match="one system"):
         modes_agree(run(None), CENTRES)
+    with pytest.raises(InvalidInput, match="num must be a whole number"):
+        find_modes(post, 1.5)
+    with pytest.raises(InvalidInput, match="centres must be finite"):
+        mode_occupancy(post, torch.tensor([[0.0], [torch.nan]]))
+    x = post.x.clone()
+    x[0, 3] = torch.nan
+    broken = replace(post, x=x)
+    with pytest.raises(InvalidInput, match="1 particles with weight are not finite"):
+        find_modes(broken, 2)
+    with pytest.raises(InvalidInput, match="1 particles with weight are not finite"):
+        mode_occupancy(broken, CENTRES)
+    with pytest.raises(InvalidInput, match="different observations"):
+        modes_agree(replace(post, are_replicates=False), CENTRES)
+
+
+def test_scalar_events_have_modes_like_vectors_of_one_number():
+    post = run()
+    scalar = replace(post, x=post.x[..., 0])
+    torch.testing.assert_close(find_modes(scalar, 2), find_modes(post, 2)[:, 0])
+    found, same = (mode_occupancy(p, c) for p, c in ((scalar, CENTRES[:, 0]), (post, CENTRES)))
+    torch.testing.assert_close(found.weights, same.weights)
+    assert modes_agree(scalar, CENTRES[:, 0]).p_value == modes_agree(post, CENTRES).p_value
+
+
+def test_systems_count_alike_whatever_the_scale_of_their_weights():
+    """Log-weights are known up to a constant of each system: one mode each, the lighter in system 1."""
+    post = collapsed(run(2), [0, 1])
+    shift = torch.tensor([[10.0], [0.0]], dtype=F64)
+    shifted = replace(post, log_w=post.log_w + shift)
+    torch.testing.assert_close(find_modes(shifted, 3), find_modes(post, 3))

@@ -23,7 +23,8 @@ from scipy.stats import chi2
 from torch import Generator, Tensor
 
 from smcguide import weights
-from smcguide.errors import InvalidInput
+from smcguide.diagnostics.agreement import require_replicates
+from smcguide.errors import InvalidInput, check_counts
 from smcguide.posterior import Posterior
 
 _STARTS, _ITERATIONS = 10, 100
@@ -76,7 +77,7 @@ def mode_occupancy(posterior: Posterior, centres: Tensor) -> Occupancy:
         centres: (K, *E), K >= 1.
 
     Raises:
-        InvalidInput: for centres of another shape.
+        InvalidInput: for centres of another shape, centres or events with weight that are not finite.
     """
     event = tuple(posterior.x.shape[2:])
     if centres.ndim < 1 or len(centres) < 1 or tuple(centres.shape[1:]) != event:
@@ -84,7 +85,10 @@ def mode_occupancy(posterior: Posterior, centres: Tensor) -> Occupancy:
             f"mode_occupancy: centres of shape {tuple(centres.shape)}; expected (K, *E) with events E = "
             f"{event}, e.g. from find_modes(posterior, 2)."
         )
-    places = centres.to(posterior.x.device).flatten(1).double()
+    if not bool(centres.isfinite().all()):
+        raise InvalidInput("mode_occupancy: centres must be finite; no particle is near to others.")
+    _check_events(posterior, "mode_occupancy")
+    places = centres.to(posterior.x.device).reshape(len(centres), -1).double()
 
     def belongs(x: Tensor) -> Tensor:
         nearest = _squares(x.double().reshape(len(x), -1), places).argmin(1)
@@ -100,15 +104,18 @@ def find_modes(posterior: Posterior, num: int, *, seed: int = 0) -> Tensor:
     so plot them before calling it a mode.
 
     Raises:
-        InvalidInput: for a num below 1, or above the number of different particles with weight.
+        InvalidInput: for a num that is no whole number, below 1, or above the number of different
+            particles with weight; events with weight that are not finite.
     """
-    x = posterior.x.double().flatten(0, 1).flatten(1)
+    check_counts({"num": (num, 1)})
+    _check_events(posterior, "find_modes")
+    x = posterior.x.double().reshape(posterior.log_w.numel(), -1)
     W = weights.normalise(posterior.log_w).flatten() / len(posterior.log_w)
     x, W = x[W > 0], W[W > 0]
     different = len(x.unique(dim=0))
-    if not 1 <= num <= different:
+    if num > different:
         raise InvalidInput(
-            f"find_modes: num={num}; give at least 1 and at most {different}, the number of different "
+            f"find_modes: num={num}; give at most {different}, the number of different "
             "particles with weight."
         )
     generator = torch.Generator(x.device).manual_seed(seed)
@@ -127,14 +134,8 @@ def modes_agree(posterior: Posterior, centres: Tensor) -> Agreement:
     Raises:
         InvalidInput: for a single system, different observations, or centres of another shape.
     """
-    S = len(posterior.log_w)
-    if S < 2 or not posterior.are_replicates:
-        raise InvalidInput(
-            f"modes_agree: compares replicates of one problem, got {S} system(s)"
-            f"{'' if posterior.are_replicates else ' with different observations'}. Run with "
-            "num_systems=8."
-        )
-    found = mode_occupancy(posterior, centres)
+    require_replicates(posterior, "modes_agree")
+    S, found = len(posterior.log_w), mode_occupancy(posterior, centres)
     p = found.weights.reshape(S, -1)
     mean = p.mean(0)
     used = mean > 0
@@ -149,6 +150,16 @@ def modes_agree(posterior: Posterior, centres: Tensor) -> Agreement:
     observed = degrees / D if D > 0 else torch.inf
     p_value = float(chi2.sf(statistic, degrees)) if degrees else 1.0
     return Agreement(p, mean, observed, claimed, statistic, p_value, lost)
+
+
+def _check_events(posterior: Posterior, who: str) -> None:
+    """Raise InvalidInput unless all events with weight are finite."""
+    broken = ~posterior.x.reshape(*posterior.log_w.shape, -1).isfinite().all(-1)
+    num = int((broken & (weights.normalise(posterior.log_w) > 0)).sum())
+    if num:
+        raise InvalidInput(
+            f"{who}: {num} particles with weight are not finite; they are near to no centre."
+        )
 
 
 def _squares(x: Tensor, centres: Tensor) -> Tensor:

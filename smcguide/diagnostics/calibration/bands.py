@@ -17,6 +17,8 @@ goodness of fit evaluation and multiple sample comparison" (arXiv 2103.10522).
 import numpy as np
 from numpy.typing import NDArray
 
+from smcguide.errors import InvalidInput
+
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
@@ -56,7 +58,12 @@ def simultaneous_band(num: int, levels: Array, confidence: float) -> tuple[Array
         num: L.
         levels: (K,) increasing, strictly between 0 and 1.
         confidence: in (0, 1).
+
+    Raises:
+        InvalidInput: for another confidence.
     """
+    if not 0 < confidence < 1:
+        raise InvalidInput(f"confidence must be strictly between 0 and 1, got {confidence}.")
     narrow, wide = 0.0, np.log(1e-12)  # log of the pointwise tail probability
     for _ in range(_BISECTIONS):
         middle = (narrow + wide) / 2

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from smcguide.diagnostics.calibration.hoeffding_bentkus import allowed_misses, upper_bound
 from smcguide.diagnostics.calibration.quantities import stream
-from smcguide.errors import InvalidInput
+from smcguide.errors import InvalidInput, check_counts
 
 Array = NDArray[np.float64]
 
@@ -98,7 +98,7 @@ def k_rcps(
     """
     _check(lower, upper, truth, num_groups, epsilon, delta)
     event, num_groups = tuple(truth.shape[1:]), min(num_groups, truth[0].numel())
-    l, u, x = (a.detach().double().cpu().flatten(1).numpy() for a in (lower, upper, truth))  # noqa: E741
+    l, u, x = (a.detach().double().cpu().reshape(len(a), -1).numpy() for a in (lower, upper, truth))  # noqa: E741
     order = torch.randperm(len(x), generator=stream(seed, "halves")).numpy()
     first = order[: len(x) // 2] if num_groups > 1 else order[:0]
     second = order[len(first) :]
@@ -120,20 +120,25 @@ def k_rcps(
 def _check(
     lower: Tensor, upper: Tensor, truth: Tensor, num_groups: int, epsilon: float, delta: float
 ) -> None:
-    if lower.shape != truth.shape or upper.shape != truth.shape or truth.ndim < 1:
+    if (
+        lower.shape != truth.shape
+        or upper.shape != truth.shape
+        or not truth.ndim
+        or not truth.numel()
+    ):
         raise InvalidInput(
             f"k_rcps: lower {tuple(lower.shape)}, upper {tuple(upper.shape)} and truth "
-            f"{tuple(truth.shape)} must have one shape (L, *E)."
+            f"{tuple(truth.shape)} must have one shape (L, *E), none of them empty."
         )
     finite = all(bool(torch.isfinite(a).all()) for a in (lower, upper, truth))
     if not finite or bool((lower > upper).any()):
         raise InvalidInput(
             "k_rcps: intervals must be finite, lower <= upper, and the truth finite."
         )
-    if num_groups < 1 or len(truth) < 2 or not 0 < epsilon < 1 or not 0 < delta < 1:
+    check_counts({"num_groups": (num_groups, 1), "calibration sets": (len(truth), 2)})
+    if not 0 < epsilon < 1 or not 0 < delta < 1:
         raise InvalidInput(
-            f"k_rcps: num_groups={num_groups} must be at least 1, epsilon={epsilon} and delta={delta} "
-            "strictly between 0 and 1."
+            f"k_rcps: epsilon={epsilon} and delta={delta} must be strictly between 0 and 1."
         )
 
 

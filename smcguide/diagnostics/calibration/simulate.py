@@ -4,7 +4,7 @@ For each batch of S data sets: S truths from the prior, a data set of each from 
 inference of them all as the systems of one posterior.
 
     for sets in simulate(draw_truth, measure, infer, num_sets=300):
-        sbc_ranks(sets.posterior, sets.truth), tarp(sets.posterior, sets.truth), ...
+        sbc_ranks(sets.posterior, sets.truth, seed=sets.seed), tarp(sets.posterior, sets.truth), ...
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +15,9 @@ import torch
 from torch import Generator, Tensor
 
 from smcguide.diagnostics.calibration.quantities import Statistic
-from smcguide.diagnostics.calibration.sbc import Ranks, sbc_ranks
-from smcguide.errors import InvalidInput
+from smcguide.diagnostics.calibration.ranks import Ranks
+from smcguide.diagnostics.calibration.sbc import sbc_ranks
+from smcguide.errors import InvalidInput, check_counts
 from smcguide.posterior import Posterior
 
 
@@ -59,15 +60,15 @@ def simulate(
         infer: (y, seed) -> posterior with one system for each data set.
         num_sets: L, data sets in all.
         batch: S, data sets of one inference; the last batch may be smaller.
-        seed: batch b has seed + b, from which independent streams for data and inference are made.
+        seed: of the first batch; each further one has a seed of its own derived from it. Streams for data
+            and inference are made from the seed of the batch alone.
         device: of the generators.
         progress: True, False, or "auto" for a bar on terminals only.
 
     Raises:
         InvalidInput: for sizes below 1, and where the posterior has not one system for each data set.
     """
-    if num_sets < 1 or batch < 1:
-        raise InvalidInput(f"simulate: num_sets={num_sets} and batch={batch} must be at least 1.")
+    check_counts({"num_sets": (num_sets, 1), "batch": (batch, 1), "seed": (seed, 0)})
     return _batches(draw_truth, measure, infer, (num_sets, batch), seed, device, progress)
 
 
@@ -87,7 +88,8 @@ def _batches(
     with tqdm(total=num_sets, unit="data set", disable=hidden) as bar:
         for b, first in enumerate(range(0, num_sets, batch)):
             S = min(batch, num_sets - first)
-            data, inference = np.random.SeedSequence(seed + b).generate_state(2)
+            own = _seed_of(seed, b)
+            data, inference = np.random.SeedSequence(own).generate_state(2)
             generator = Generator(device).manual_seed(int(data))
             truth = draw_truth(S, generator)
             y = measure(truth, generator)
@@ -98,8 +100,15 @@ def _batches(
                     f"{tuple(y.shape)} and a posterior of {len(posterior.x)} systems. The first axis of "
                     "each counts data sets: infer with a cost of y with batched=True."
                 )
-            yield DataSets(truth, y, posterior, seed + b)
+            yield DataSets(truth, y, posterior, own)
             bar.update(S)
+
+
+def _seed_of(seed: int, b: int) -> int:
+    """Seed of batch b, 63 bits: studies of neighbouring seeds share no batch."""
+    if b == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, b]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def simulate_ranks(
@@ -126,6 +135,7 @@ def simulate_ranks(
     Raises:
         InvalidInput: as `simulate` and `sbc_ranks`.
     """
+    check_counts({"num_draws": (num_draws, 1)})
     sets = simulate(
         draw_truth, measure, infer, num_sets=num_sets, batch=batch, seed=seed, device=device,
         progress=progress,

@@ -57,7 +57,7 @@ def tarp(
     centre = references.to(truth.device)[:, None].double()
 
     def distance(x: Tensor) -> Tensor:
-        return (x - centre).flatten(2).norm(dim=-1)
+        return (x - centre).reshape(*x.shape[:2], -1).norm(dim=-1)
 
     return Coverage.of(pits(posterior, truth, {"tarp": distance}, seed), ("tarp",), levels)
 

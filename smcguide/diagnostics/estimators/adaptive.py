@@ -37,7 +37,7 @@ from torch import Generator, Tensor
 
 from smcguide.diagnostics.estimators.proposal import Defensive, fitted
 from smcguide.diagnostics.estimators.sample import Sample, evaluated, mixed
-from smcguide.errors import InvalidInput
+from smcguide.errors import check_counts
 
 _RIDGE = 1e-8
 _DEFENCE = 0.2  # share of p in every q
@@ -93,11 +93,7 @@ def expectations(
     Raises:
         InvalidInput: for sizes that do not fit, values that are not finite.
     """
-    if budget < _LEAST or num_components < 1:
-        raise InvalidInput(
-            f"expectations(budget={budget}, num_components={num_components}): at least {_LEAST} "
-            "evaluations and one component are needed."
-        )
+    check_counts({"budget": (budget, _LEAST), "num_components": (num_components, 1)})
     batch = budget // 10
     generator = torch.Generator().manual_seed(seed)
     laws = [Defensive(draw, log_p, _DEFENCE)]
@@ -109,7 +105,11 @@ def expectations(
         b = _coefficients(sample, laws[-1])
         promise = [_variance(sample, b, law) for law in laws]
         wanted = sample.log_p - sample.log_q + _rest(sample, b).square().sum(1).log() / 2
-        mixture = fitted(sample.x.flatten(1).double(), wanted, num_components, generator)
+        if not bool((wanted > -torch.inf).any()):  # f is b . (1, h) at every draw: nothing to fit
+            break
+        mixture = fitted(
+            sample.x.reshape(len(sample.x), -1).double(), wanted, num_components, generator
+        )
         law = Defensive(draw, log_p, _DEFENCE, mixture)
         if left <= 2 * batch or _variance(sample, b, law) / (left - batch) >= min(promise) / left:
             break

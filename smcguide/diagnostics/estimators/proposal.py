@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from smcguide.errors import InvalidInput
 from smcguide.weights import log_sum_exp, normalise
 
 _ITERATIONS = 20  # of EM
@@ -66,8 +67,17 @@ class Defensive:
     mixture: Mixture | None = None
 
     def draw(self, num: int, generator: Generator) -> Tensor:
-        """(num, *E) draws."""
+        """(num, *E) draws.
+
+        Raises:
+            InvalidInput: where `draw_p` gives another number.
+        """
         x = self.draw_p(num, generator)
+        if x.ndim < 1 or len(x) != num:
+            raise InvalidInput(
+                f"expectations: draw gave {tuple(x.shape)} where {num} draws were asked for; expected "
+                f"({num}, *E)."
+            )
         if self.mixture is None:
             return x
         u = torch.rand(num, generator=generator, dtype=torch.float64, device=x.device)
@@ -78,7 +88,7 @@ class Defensive:
         """log q (M,) at x, where log p is known."""
         if self.mixture is None:
             return log_p
-        parts = self.mixture.log_parts(x.flatten(1).double()) + math.log1p(-self.rho)
+        parts = self.mixture.log_parts(x.reshape(len(x), -1).double()) + math.log1p(-self.rho)
         return log_sum_exp(torch.cat([log_p[:, None] + math.log(self.rho), parts], 1))
 
 

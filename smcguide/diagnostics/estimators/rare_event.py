@@ -19,6 +19,7 @@ double the steps until the answer stops moving.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -68,12 +69,19 @@ class Exceedance:
     Arguments:
         f: (M, *E) -> (M,), differentiable for guidance.
         threshold: above which the event is.
-        width: of the soft edge in units of f; a tenth or so of the standard deviation of f.
+        width: > 0, of the soft edge in units of f; a tenth or so of the standard deviation of f.
+
+    Raises:
+        InvalidInput: for a width that is not a positive number.
     """
 
     f: Callable[[Tensor], Tensor]
     threshold: float
     width: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.width < math.inf:
+            raise InvalidInput(f"Exceedance: width must be a positive number, got {self.width}.")
 
     def __call__(self, x0: Tensor) -> Tensor:
         """The cost (M,) of events (M, *E)."""
@@ -82,6 +90,15 @@ class Exceedance:
     def event(self, x0: Tensor) -> Tensor:
         """(M,) bool."""
         return self.f(x0) > self.threshold
+
+
+@runtime_checkable
+class _OfSystems(Protocol):
+    """A `TerminalCost`, which is called on (S, N, *E), as told from a function on flat batches."""
+
+    def __call__(self, x0: Tensor) -> Tensor: ...
+
+    def parts(self) -> tuple[Any, ...]: ...
 
 
 def rare_event(
@@ -94,7 +111,8 @@ def rare_event(
     Arguments:
         posterior: of a run with log Z.
         event: (M, *E) -> (M,) bool. None: the cost of the run was 0 in the event and +inf outside.
-        cost: the cost of the run, (M, *E) -> (M,); None for one that is 0 in the event.
+        cost: the cost of the run, a `TerminalCost` or (M, *E) -> (M,); None for one that is 0 in the
+            event.
 
     Raises:
         InvalidInput: for a run without evidence, a cost without an event, shapes that do not fit, a cost
@@ -133,7 +151,12 @@ def _retargeted(
         return log_w
     flat, alive = posterior.x.flatten(0, 1), (log_w > -torch.inf).flatten()
     inside = event(flat)
-    price = torch.zeros_like(inside, dtype=torch.float64) if cost is None else cost(flat).detach()
+    if cost is None:
+        price = torch.zeros_like(inside, dtype=torch.float64)
+    elif isinstance(cost, _OfSystems):
+        price = cost(posterior.x).detach().flatten()
+    else:
+        price = cost(flat).detach()
     if inside.shape != alive.shape or inside.dtype != torch.bool or price.shape != alive.shape:
         raise InvalidInput(
             f"rare_event: event gave {inside.dtype} {tuple(inside.shape)} and cost {tuple(price.shape)} "

@@ -55,7 +55,7 @@ def _rows(
     """Particles with weight of one system, in the order of `Rows`."""
     W = weights.normalise(posterior.log_w[i])
     alive = W > 0
-    place, slope = (a.flatten(1).double()[alive] for a in (posterior.x[i], score))
+    place, slope = (a.reshape(len(a), -1).double()[alive] for a in (posterior.x[i], score))
     own, family = values[alive], posterior.eves[i, alive].unique(return_inverse=True)[1]
     if not bool(slope.isfinite().all() and own.isfinite().all()):
         raise InvalidInput(

@@ -43,13 +43,21 @@ def evaluated(
     x = law.draw(num, generator)
     log_p = law.log_p(x).double()
     inside = log_p > -torch.inf  # f may be undefined where p is zero
+    impossible = law.mixture is None and not bool(inside.any())  # for draws from p
+    if log_p.shape != (num,) or impossible or bool((log_p.isnan() | (log_p == torch.inf)).any()):
+        raise InvalidInput(
+            f"expectations: log_p gave {tuple(log_p.shape)} for {num} draws, {int(log_p.isnan().sum())} "
+            f"NaN, {int((log_p == torch.inf).sum())} +inf and {int((~inside).sum())} -inf or NaN; "
+            f"expected ({num},), -inf outside of the support only."
+        )
     values = f(x[inside]).double()
     h = torch.zeros(len(values), 0) if controls is None else controls(x[inside])
-    h = h.to(values)
-    if values.ndim != 2 or h.ndim != 2 or not bool(values.isfinite().all() and h.isfinite().all()):
+    h, M = h.to(values), int(inside.sum())
+    fits = values.ndim == h.ndim == 2 and len(values) == len(h) == M and values.shape[1] > 0
+    if not fits or not bool(values.isfinite().all() and h.isfinite().all()):
         raise InvalidInput(
-            f"expectations: f gave {tuple(values.shape)} and controls {tuple(h.shape)} at "
-            f"{int(inside.sum())} events; expected finite (M, J) and (M, C)."
+            f"expectations: f gave {tuple(values.shape)} and controls {tuple(h.shape)} at {M} events; "
+            f"expected finite ({M}, J), J >= 1, and ({M}, C)."
         )
     full = torch.zeros(num, values.shape[1] + h.shape[1], dtype=torch.float64, device=x.device)
     full[inside] = torch.cat([values, h], 1)

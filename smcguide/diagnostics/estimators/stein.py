@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from smcguide import weights
-from smcguide.diagnostics.estimators.families import variance_of_mean
+from smcguide.diagnostics.estimators.families import error_of_mean
 from smcguide.diagnostics.estimators.remainder import TINY, remainders
 from smcguide.errors import InvalidInput
 from smcguide.posterior import Posterior
@@ -78,11 +78,16 @@ def scores(posterior: Posterior, log_density: Callable[[Tensor], Tensor]) -> Ten
             `GaussianMixture` and a cost on flat batches.
 
     Raises:
-        InvalidInput: for a density without a gradient.
+        InvalidInput: for a density of another shape, or without a gradient.
     """
     x = posterior.x.detach().flatten(0, 1).requires_grad_()
     with torch.enable_grad():
         value = log_density(x)
+        if value.shape != x.shape[:1]:
+            raise InvalidInput(
+                f"scores: log_density gave {tuple(value.shape)} for {len(x)} events; expected one number "
+                f"per event, ({len(x)},)."
+            )
         if not value.requires_grad:
             raise InvalidInput("scores: log_density has no gradient; give the scores themselves.")
         (slope,) = torch.autograd.grad(value.sum(), x)
@@ -116,9 +121,9 @@ def control_variates(
     log_w = posterior.log_w
     found = (
         weights.mean(left, log_w),
-        variance_of_mean(posterior, left).sqrt(),
+        error_of_mean(posterior, left),
         weights.mean(values, log_w),
-        variance_of_mean(posterior, values).sqrt(),
+        error_of_mean(posterior, values),
         _correlation(values, weights.normalise(log_w)),
     )
     return Controlled(*(posterior._answer(a) for a in found))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from smcguide import weights
-from smcguide.diagnostics.estimators.families import variance_of_mean
+from smcguide.diagnostics.estimators.families import error_of_mean
 from smcguide.diagnostics.estimators.remainder import remainders
 from smcguide.errors import InvalidInput
 from smcguide.posterior import Posterior
@@ -141,8 +141,8 @@ def _integral(
     total, errors = torch.zeros_like(gap[:, 0]), []
     for i, (p, v) in enumerate(zip(posteriors, values, strict=True)):
         share = of_mean[i] * v[..., 0] + of_variance[i] * v[..., 1]
-        total += variance_of_mean(p, share)
-        errors.append(variance_of_mean(p, v[..., 0]).sqrt())
+        total += error_of_mean(p, share).square()
+        errors.append(error_of_mean(p, v[..., 0]))
     log_z = corrected_trapezium(t, E[..., 0], E[..., 1])
     return log_z, total.sqrt(), E, torch.stack(errors, 1)
 
