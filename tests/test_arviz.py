@@ -160,5 +160,17 @@ def test_from_netcdf_opens_a_saved_file_with_parameters(with_parameters, tmp_pat
 
 
 def test_num_draws_must_be_positive(posterior):
-    with pytest.raises(sg.InvalidInput, match="num_draws must be at least 1, got 0"):
+    with pytest.raises(
+        sg.InvalidInput, match="num_draws must be a whole number of at least 1, got 0"
+    ):
         posterior.to_arviz(0)
+
+
+def test_half_a_draw_is_refused(posterior):
+    with pytest.raises(sg.InvalidInput, match="num_draws must be a whole number"):
+        posterior.to_arviz(2.5)
+
+
+def test_a_prior_must_be_one(posterior):
+    with pytest.raises(sg.InvalidInput, match="prior must be the Prior of the run, got int"):
+        posterior.to_arviz(prior=3)

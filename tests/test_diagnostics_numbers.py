@@ -249,3 +249,31 @@ def test_the_evidence_error_names_its_estimator_and_says_why():
         torch.testing.assert_close(error.bound, post.dtm_bound, equal_nan=True)
         said.add(error.why)
     assert len(said) == len(cases)
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+def test_weights_that_are_no_numbers_have_no_tail_shape():
+    log_w = torch.zeros(3, 40, dtype=F64)
+    log_w[0], log_w[1, 3] = math.nan, math.nan
+    assert sg.diagnostics.pareto_k(log_w).isnan().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("name", ["largest_weight", "perplexity", "pareto_k"])
+def test_numbers_about_weights_ask_for_weights(name):
+    for wrong in (run(num_steps=2), [0.0, 1.0], torch.tensor(0.0)):
+        with pytest.raises(InvalidInput, match=f"{name}: expected a tensor of log-weights"):
+            getattr(sg.diagnostics, name)(wrong)
+
+
+@pytest.mark.parametrize("name", ["r_hat", "log_z_spread", "evidence_error", "verdict"])
+def test_chains_are_not_judged_as_populations(name):
+    chains = object.__new__(sg.chains.Chains)
+    with pytest.raises(InvalidInput, match=f"{name}: expected a Posterior, got Chains"):
+        getattr(sg.diagnostics, name)(chains)
+
+
+def test_half_a_draw_is_refused():
+    with pytest.raises(InvalidInput, match=r"r_hat: num_draws must be a whole number .* got 4.5"):
+        sg.diagnostics.r_hat(run(num_systems=2, num_steps=2), num_draws=4.5)

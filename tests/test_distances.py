@@ -145,7 +145,6 @@ X = torch.arange(24.0).reshape(12, 2)
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: wasserstein_1d(X, X, order=0.5),
         lambda: sliced_wasserstein(X, X, num_projections=-3),
         lambda: sliced_wasserstein(X, X, chunk_size=0),
         lambda: max_sliced_wasserstein(X, X, num_starts=0),
@@ -165,6 +164,15 @@ X = torch.arange(24.0).reshape(12, 2)
         lambda: kernel_stein(X[:1], X[:1]),
         lambda: beside_floor(SW, X, X, num_repeats=1),
         lambda: beside_floor(SW, X, X[:-1].repeat(2, 1)),
+        lambda: wasserstein_1d(X, X, order=math.inf),
+        lambda: beside_floor(SW, X, lambda num, generator: X[:1]),
+        lambda: beside_floor(SW, X, lambda num, generator: None),
+        lambda: mmd(X, X, bandwidths=1.0),
+        lambda: mmd(X, X, num_permutations=9.5),
+        lambda: sliced_wasserstein(X, X, num_projections=20.5),
+        lambda: c2st(X, X, num_folds=2.5),
+        lambda: beside_floor(SW, X, X.repeat(2, 1), num_repeats=2.5),
+        lambda: max_sliced_wasserstein(X, X, num_starts=1.5),
     ],
 )
 def test_bad_options_are_refused(call):
@@ -519,3 +527,33 @@ def test_a_floor_without_spread_is_no_division_by_zero():
     constant = beside_floor(lambda x, y, log_w: 1.0, X, X.repeat(2, 1))
     assert constant.sds_above == 0
     assert constant.p_value == 1
+
+
+# ---- points of both sides ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same sample", "of the same atoms"])
+def test_points_of_both_sides_are_not_told_apart(same):
+    """A network that has seen a point on the other side would say that side."""
+    found = []
+    for i in range(4):
+        atoms, generate = normal(f"atoms {i}", 40, 2), generator(f"atom choice {i}")
+        x, y = (atoms[torch.randint(40, (200,), generator=generate)] for _ in range(2))
+        found.append(c2st(x, x if same else y, seed=i).accuracy)
+    assert found == pytest.approx([0.5] * 4, abs=0.1)
+
+
+@pytest.mark.parametrize("heavy", [False, True], ids=["even", "one heavy point"])
+@pytest.mark.parametrize("sizes", [(20, 200), (200, 20)])
+def test_each_side_has_half_of_the_mass(sizes, heavy):
+    """x lives where three tenths of y live, so 0.85 = 1/2 + 7/20 is best, by saying x there. Counted by
+    points, or trained without the heavy point and without its mass, networks would say y."""
+    n, m = sizes
+    x, y = (
+        0.1 * normal(f"half {side} {sizes}", num, 2) for side, num in zip("xy", sizes, strict=True)
+    )
+    y[3 * m // 10 :] += 5
+    log_w = torch.zeros(n, dtype=F64)
+    log_w[0] = math.log(9 * (n - 1)) if heavy else 0.0  # nine tenths
+    found = [c2st(x, y, log_w, seed=i).accuracy for i in range(3)]
+    assert found == pytest.approx([0.85] * 3, abs=0.06)

@@ -265,3 +265,34 @@ def test_groups_that_others_add_do_no_harm(posterior, path):
     more = xr.Dataset({"score": ("chain", [1.0, 2.0])})
     more.to_netcdf(path, mode="a", group="notes", engine="h5netcdf")
     assert bits(sg.Posterior.load(path)) == bits(posterior)
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("role", "recorded"), ("name", "wealth")])
+def test_what_a_variable_is_said_to_be_is_sealed(attribute, value, unmarked):
+    with h5py.File(unmarked, "a") as file:
+        file["smc/ess"].attrs[attribute] = value
+    with pytest.raises(sg.InvalidInput, match="do not match their checksum"):
+        sg.Posterior.load(unmarked)
+
+
+@pytest.mark.parametrize("what", ["names", "values"])
+def test_exchanged_traces_are_seen(what, unmarked):
+    """Else the effective sample size would load as log Z."""
+    with h5py.File(unmarked, "a") as file:
+        a, b = file["smc/ess"], file["smc/log_evidence_trace"]
+        if what == "names":
+            a.attrs["name"], b.attrs["name"] = b.attrs["name"], a.attrs["name"]
+        else:
+            a[...], b[...] = b[...], a[...]
+    with pytest.raises(sg.InvalidInput, match="do not match their checksum"):
+        sg.Posterior.load(unmarked)
+
+
+@pytest.mark.parametrize("name", ["run.nc", "run.zarr"])
+def test_a_folder_that_is_not_there_is_named_before_any_work(name, posterior, tmp_path):
+    nonsense = dataclasses.replace(posterior, log_z=posterior.log_z[:1])  # refused by a later look
+    with pytest.raises(
+        sg.InvalidInput, match=r"save: cannot write .* there is no folder '.*missing'"
+    ):
+        nonsense.save(tmp_path / "missing" / name)
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 import smcguide as sg
+from smcguide import plots
 from smcguide.plots import plot_inverse_problem, plot_posterior
 
 
@@ -169,3 +170,71 @@ def test_a_callers_figure_is_drawn_into_and_saved(tmp_path):
 
 def test_method_of_the_posterior():
     assert len(posterior((2,)).plot().subfigs) == 2
+
+
+# ---- numbers that are none, and what is no posterior ---------------------------------------------
+
+
+def test_histograms_show_what_is_finite():
+    post = posterior((2,), systems=2)
+    x = post.x.clone()
+    x[0, 0, 0], x[0, 1, 0], x[0, :, 1], x[1, 2, 1] = torch.nan, torch.inf, torch.nan, -torch.inf
+    top, _ = parts(plot_posterior(dataclasses.replace(post, x=x)))
+    W, x = post.weights.numpy(), x.numpy()
+    for i, ax in enumerate(top):
+        lines = [patch for patch in ax.patches if hasattr(patch, "get_data")]
+        drawn = [s for s in range(2) if np.isfinite(x[s, :, i]).any()]
+        assert len(lines) == len(drawn)
+        for s, line in zip(drawn, lines, strict=True):
+            kept = np.isfinite(x[s, :, i])
+            values, edges, _ = line.get_data()
+            expected, _ = np.histogram(x[s, kept, i], edges, weights=W[s, kept], density=True)
+            np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("event", [(), (2,), (16,), (3, 4)])
+@pytest.mark.parametrize("what", [torch.nan, torch.inf])
+def test_posteriors_without_finite_values_say_so(event, what):
+    post = posterior((2,) if event == () else event)
+    x = post.x[..., 0] if event == () else post.x
+    figure = plot_posterior(dataclasses.replace(post, x=torch.full_like(x, what)))
+    figure.draw_without_rendering()
+    if event in [(), (2,)]:
+        assert all(
+            [t.get_text() for t in ax.texts] == ["no finite values"] for ax in parts(figure)[0]
+        )
+
+
+PLOTS = {
+    "plot_genealogy": plots.plot_genealogy,
+    "plot_inverse_problem": lambda post: plot_inverse_problem(post, torch.zeros(1), torch.zeros(1)),
+    "plot_pairs": plots.plot_pairs,
+    "plot_posterior": plot_posterior,
+    "plot_run": plots.plot_run,
+    "plot_trajectory": plots.plot_trajectory,
+    "plot_weights": plots.plot_weights,
+    "animate": lambda post: plots.animate(post, "a.gif"),
+}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_chains_are_no_posterior(name):
+    chains = object.__new__(sg.chains.Chains)
+    with pytest.raises(sg.InvalidInput, match=f"{name}: expected a Posterior, got Chains"):
+        PLOTS[name](chains)
+
+
+@pytest.mark.parametrize("given", ["a posterior", "a table of numbers", "nothing"])
+def test_evidence_needs_names_and_posteriors(given):
+    wrong = {"a posterior": posterior((2,)), "a table of numbers": {"a": 1.0}, "nothing": {}}[given]
+    with pytest.raises(sg.InvalidInput, match=r"plot_evidence.*expected"):
+        plots.plot_evidence(wrong)
+
+
+@pytest.mark.parametrize("labels", [["a"], ["a", "b", "c"]])
+def test_each_system_has_a_label_or_none_has(labels):
+    post = posterior((3, 4), systems=2)
+    with pytest.raises(
+        sg.InvalidInput, match="row_labels must hold one text for each of 2 systems"
+    ):
+        plot_inverse_problem(post, torch.zeros(2, 3, 4), torch.zeros(2, 1), row_labels=labels)

@@ -219,3 +219,11 @@ def test_coverage_is_drawn_with_the_diagonal_and_a_band():
     bad = SimpleNamespace(levels=levels, coverage=found.T, names=("a",), num_sets=40)
     with pytest.raises(sg.InvalidInput, match=r"got \(3,\) and \(2, 3\)"):
         plot_coverage(bad)
+
+
+def test_ranks_that_are_no_numbers_are_refused():
+    values = torch.full((30, 1), 4.0)
+    values[3] = torch.nan
+    ranks = SimpleNamespace(ranks=values, num_draws=9, names=("x",))
+    with pytest.raises(sg.InvalidInput, match="from 0 to num_draws = 9"):
+        plot_ranks(ranks)

@@ -226,7 +226,7 @@ def test_frames_of_images_signals_and_numbers(picture, signal):
 def test_animations_refuse_what_is_not_there(plane, tmp_path):
     with pytest.raises(sg.InvalidInput, match=r'record=\("particles",\)'):
         animate(without(plane, "particles"), tmp_path / "a.gif")
-    with pytest.raises(sg.InvalidInput, match=r"path end in .gif; got 5.0, 60 and 'a.mp4'"):
+    with pytest.raises(sg.InvalidInput, match=r"path end in .gif; got 5.0 and 'a.mp4'"):
         animate(plane, tmp_path / "a.mp4")
     with pytest.raises(sg.InvalidInput, match="fps must be positive"):
         animate(plane, tmp_path / "a.gif", fps=0)
@@ -246,3 +246,42 @@ def test_a_picture_of_constants_does_not_warn(event, tmp_path):
     ):
         figure.savefig(tmp_path / "constant.png", dpi=20)
     assert frames(animate(post, tmp_path / "constant.gif"))[0] == 5
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+def test_parts_of_frames_are_refused(plane, tmp_path):
+    with pytest.raises(sg.InvalidInput, match=r"animate: num_frames must be a whole number .* 2.5"):
+        animate(plane, tmp_path / "a.gif", num_frames=2.5)
+    with pytest.raises(
+        sg.InvalidInput, match=r"plot_trajectory: num must be a whole number .* 2.5"
+    ):
+        plot_trajectory(plane, num=2.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_animations_need_a_folder_to_be_in(plane, tmp_path):
+    (tmp_path / "folder.gif").mkdir()
+    with pytest.raises(sg.InvalidInput, match=r"animate: cannot write .* no folder '.*missing'"):
+        animate(plane, tmp_path / "missing" / "a.gif")
+    with pytest.raises(
+        sg.InvalidInput, match=r"animate: cannot write .*folder.gif': it is a folder"
+    ):
+        animate(plane, tmp_path / "folder.gif")
+
+
+@pytest.mark.parametrize("what", [torch.nan, torch.inf])
+def test_pairs_and_filmstrips_leave_out_what_is_not_finite(plane, what):
+    x, paths = plane.x.clone(), plane.recorded["paths"].clone()
+    x[0, 3, 0], x[0, :, 1] = what, what
+    paths[0, 2, :, 0] = what
+    broken = dataclasses.replace(plane, x=x, recorded={**plane.recorded, "paths": paths})
+    axes = plot_pairs(broken)
+    axes[0, 0].figure.draw_without_rendering()
+    assert not axes[0, 0].texts
+    assert [text.get_text() for text in axes[1, 1].texts] == ["no finite values"]
+    low, high = axes[0, 0].get_xlim()
+    seen = x[0, :, 0][x[0, :, 0].isfinite() & (plane.log_w[0] > -torch.inf)]
+    assert low <= float(seen.min()) and float(seen.max()) <= high < float(seen.max()) + 5
+    plot_trajectory(broken)[0].figure.draw_without_rendering()

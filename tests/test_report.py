@@ -16,10 +16,11 @@ import pytest
 import torch
 
 import smcguide as sg
-from smcguide import cli
+from smcguide import cli, plots
 from smcguide.cli.report import names
-from smcguide.diagnostics.verdict import verdict
-from smcguide.report import write_report
+from smcguide.diagnostics.verdict import DOUBTFUL, NOTE, SERIOUS, Finding, Verdict, verdict
+from smcguide.report import alternatives, tables, write_report
+from smcguide.report.page import _headline
 from smcguide.report.recipe import ROOMS, as_python, recipe
 
 EVIL = "<script>alert('no')</script>"
@@ -401,3 +402,58 @@ def test_a_browser_has_nothing_to_complain_about(several, tmp_path):
     loud.write_text(several.read_text(encoding="utf-8").replace("</body>", PROBE))
     _, console = browse(loud, tmp_path)
     assert "Content Security Policy" in console[0]
+
+
+# ---- what the page says of one run ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("severities", "grade", "words"),
+    [
+        ((), "good", "Nothing found"),
+        ((NOTE,), "good", "Nothing found"),
+        ((DOUBTFUL,), DOUBTFUL, "with care: 1 doubtful finding"),
+        ((SERIOUS,), SERIOUS, "Not to be trusted: 1 serious finding"),
+        ((SERIOUS, SERIOUS, DOUBTFUL), SERIOUS, "Not to be trusted: 2 serious findings"),
+    ],
+)
+def test_one_serious_finding_is_enough(severities, grade, words):
+    judged = Verdict(tuple(Finding(s, "", "", "", "") for s in severities))
+    found, said = _headline(judged)
+    assert found == grade and words in said
+
+
+def many(log_w, x=None):
+    """A result of one step with these log-weights (S, N)."""
+    S, N = log_w.shape
+    log_z = torch.zeros(S, dtype=torch.float64)
+    trace = {"ess": torch.ones(S, 2), "resampled": torch.zeros(S, 2, dtype=torch.bool)}
+    x = torch.zeros(S, N, 1) if x is None else x
+    eves = torch.arange(N).expand(S, N)
+    return sg.Posterior(x, log_w.double(), eves, log_z, log_z, trace, torch.tensor([1.0, 0.0]))
+
+
+def test_of_many_systems_the_worst_are_shown():
+    """ESS falls with the index: the first three of 63 systems are the best, and left out."""
+    S, N = 63, 30
+    log_w = torch.linspace(0, 3, S)[:, None] * torch.linspace(-1, 1, N)
+    table = tables.systems(many(log_w))
+    assert [row[0] for row in table.rows] == [str(s) for s in range(3, S)]
+    assert "The 60 of 63 systems with the smallest ESS" in table.caption
+
+
+def test_correlations_of_pictures_are_weighted():
+    """Without weights the four corners are uncorrelated; with them two of the corners count."""
+    x = torch.tensor([[[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]]])
+    post = many(torch.tensor([[0.9, 0.9, 0.1, 0.1]]).log(), x)
+    said = alternatives.of_pairs(post, plots.plot_pairs(post))
+    assert "the strongest correlation is 0.8, of x[0] and x[1]" in said
+
+
+def test_a_place_where_no_page_can_be_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)  # whoever starts to work would miss it
+    with pytest.raises(sg.InvalidInput, match=r"cannot write .* there is no folder '.*missing'"):
+        run().report(tmp_path / "missing" / "a.html")
+    with pytest.raises(sg.InvalidInput, match=r"cannot write .* it is a folder"):
+        run().report(tmp_path)
+    assert not list(tmp_path.iterdir())

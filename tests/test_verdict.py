@@ -15,6 +15,10 @@ from torch.distributions import LogNormal, Normal
 
 import smcguide as sg
 from smcguide.diagnostics.verdict import CHECKS, DOUBTFUL, NOTE, SERIOUS
+from smcguide.diagnostics.verdict.history import parameters
+from smcguide.diagnostics.verdict.limits import fewest_effective
+from smcguide.diagnostics.verdict.population import few_particles, final_weights, heavy_tail
+from smcguide.diagnostics.verdict.systems import disagreement
 from smcguide.errors import InvalidInput
 from smcguide.moves import MALA, PCN
 from smcguide.parameter_moves import RandomWalk
@@ -316,8 +320,71 @@ def test_marginals_and_resampled_runs_can_be_judged():
 def test_single_particles_are_only_too_few():
     verdict = sample(TWO, EASY, num_particles=1, num_systems=4).verdict()
     assert set(verdict.names) <= {"few particles", "evidence"}, str(verdict)
+    assert not verdict.is_trusted and "nobody can tell" in str(verdict)
+    assert "1 particle per system" in str(verdict) and "1 particle is too few" in str(verdict)
+
+
+def test_four_particles_are_doubtful_and_three_are_serious():
+    found = {N: few_particles(made(torch.zeros(1, N))).severity for N in (1, 3, 4, 20)}
+    assert found == {1: SERIOUS, 3: SERIOUS, 4: DOUBTFUL, 20: DOUBTFUL}
 
 
 def test_only_posteriors_are_judged():
     with pytest.raises(InvalidInput, match="expected a Posterior, got Tensor"):
         sg.diagnostics.verdict(torch.zeros(3))
+
+
+# ---- numbers made by hand ------------------------------------------------------------------------
+
+
+def made(log_w, x=None, **parts):
+    """A result with these log-weights (S, N), of one step."""
+    S, N = log_w.shape
+    log_w, log_z = log_w.double(), torch.zeros(S, dtype=F64)
+    trace = {"ess": torch.full((S, 2), float(N)), "resampled": torch.zeros(S, 2, dtype=torch.bool)}
+    x = torch.zeros(S, N, 1, dtype=F64) if x is None else x
+    eves = torch.arange(N).expand(S, N)
+    return sg.Posterior(x, log_w, eves, log_z, log_z, trace, torch.tensor([1.0, 0.0]), **parts)
+
+
+def test_the_largest_tail_of_many_systems_is_allowed_more():
+    """Sixteen systems draw the largest of sixteen noisy numbers; one draws one."""
+    u = (torch.arange(512, dtype=F64) + 0.5) / 512
+    log_w = -0.8 * torch.log1p(-u)[None]  # a Pareto tail with k = 0.8
+    assert heavy_tail(made(log_w)).name == "heavy tail"
+    assert heavy_tail(made(log_w.expand(16, -1))) is None
+
+
+@pytest.mark.parametrize("N", [200, 30], ids=["more draws than coordinates", "fewer"])
+def test_systems_are_compared_where_they_differ_most(N):
+    """Of 64 directions, the leading one alone tells the systems apart."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, N, 64, generator=generator, dtype=F64)
+    x[..., 5] += torch.tensor([[-20.0], [20.0]])
+    found = disagreement(made(torch.zeros(2, N), x))
+    assert found.severity == SERIOUS
+    assert float(re.search(r"R-hat (\S+) between", found.evidence)[1]) > 1.6
+
+
+def test_parameters_are_not_blamed_for_the_weights():
+    """Eight particles with weight have eight different values: nothing but the weights is poor."""
+    log_w = torch.full((1, 400), -torch.inf)
+    log_w[:, :8] = 0
+    values = torch.arange(400, dtype=F64)[None]
+    post = made(log_w, parameters={"sigma": values})
+    assert final_weights(post).severity == SERIOUS
+    assert parameters(post) is None
+    assert parameters(made(log_w, parameters={"sigma": values // 4})).severity == SERIOUS
+
+
+def test_one_limit_for_effective_particles():
+    assert [fewest_effective(N) for N in (4, 20, 100, 200, 1000)] == [1, 5, 10, 10, 50]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_cannot_be_normalised_are_serious(value):
+    log_w = torch.zeros(2, 40)
+    log_w[1, 0 if value != -torch.inf else slice(None)] = value
+    found = made(log_w).verdict()
+    assert found.names[0] == "broken numbers" and not found.is_trusted
+    assert "in 1 of 2 systems" in found.findings[0].evidence

@@ -21,7 +21,8 @@ from smcguide.bridges.measurement import (
 )
 from smcguide.bridges.seal import sealed
 from smcguide.costs.base import TerminalCost
-from smcguide.errors import MissingExtra
+from smcguide.diagnostics.inputs import require_posterior
+from smcguide.errors import InvalidInput, MissingExtra
 from smcguide.posterior import Posterior
 from smcguide.priors.base import Prior
 
@@ -35,6 +36,11 @@ def to_arviz(
     seed: int = 0,
 ) -> Any:
     """A posterior as ArviZ's own container; see `Posterior.to_arviz`."""
+    require_posterior("to_arviz", posterior)
+    if prior is not None and not isinstance(prior, Prior):
+        raise InvalidInput(
+            f"to_arviz: prior must be the Prior of the run, got {type(prior).__name__}."
+        )
     parts = {} if cost is None else likelihoods(cost, posterior)
     groups: dict[str, Any] = datasets(posterior, num_draws, seed)
     index = torch.from_numpy(groups["sample_stats"]["particle"].values).to(posterior.x.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from smcguide.bridges.netcdf import require, to_numpy
 from smcguide.bridges.variables import groups
-from smcguide.errors import InvalidInput
+from smcguide.errors import check_counts
 from smcguide.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ def how_many_draws(num_particles: int, num_draws: int | None) -> int:
     """Equal-weight draws per system; by default as many as particles, at most 1000.
 
     Raises:
-        InvalidInput: for num_draws below 1.
+        InvalidInput: for num_draws that is no whole number of at least 1.
     """
-    if num_draws is not None and num_draws < 1:
-        raise InvalidInput(f"num_draws must be at least 1, got {num_draws}.")
-    return min(num_particles, _MOST_DRAWS) if num_draws is None else num_draws
+    if num_draws is None:
+        return min(num_particles, _MOST_DRAWS)
+    check_counts({"num_draws": (num_draws, 1)})
+    return num_draws
 
 
 def datasets(
@@ -43,7 +44,7 @@ def datasets(
         seed: of the draws.
 
     Raises:
-        InvalidInput: for num_draws below 1.
+        InvalidInput: for num_draws that is no whole number of at least 1.
         MissingExtra: without xarray.
     """
     num = how_many_draws(posterior.log_w.shape[1], num_draws)

@@ -33,6 +33,7 @@ from torch import Tensor
 from smcguide.bridges import netcdf, zarr
 from smcguide.bridges.datasets import datasets
 from smcguide.bridges.netcdf import require
+from smcguide.bridges.places import check_place
 from smcguide.bridges.seal import GROUPS, check_seal, sealed
 from smcguide.errors import InvalidInput
 from smcguide.posterior import Posterior
@@ -47,21 +48,22 @@ def save(posterior: Posterior, path: Path) -> None:
     """Write a posterior to `path`; what is there is replaced once the new one is complete.
 
     Raises:
-        InvalidInput: for another suffix, arrays that do not fit each other, and a path that holds
-            something else.
+        InvalidInput: for another suffix, arrays that do not fit each other, a folder that is not there,
+            and a path that holds something else.
         MissingExtra: without xarray, h5netcdf, h5py or, for .zarr, zarr.
     """
     kind = _format(path)
-    check_shapes(posterior, "This posterior")
-    parts = sealed(datasets(posterior))
-    for package in kind.ENGINE:
-        require(package)
+    check_place("save", path, may_be_folder=True)  # a zarr store is one
     can_go = _is_store(path) if kind is zarr else path.is_file()
     if path.exists() and not can_go:
         kind_there = "folder" if path.is_dir() else "file"
         raise InvalidInput(
             f"save: {str(path)!r} is a {kind_there} of another kind, which is not overwritten."
         )
+    check_shapes(posterior, "This posterior")
+    for package in kind.ENGINE:
+        require(package)
+    parts = sealed(datasets(posterior))
     unfinished = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
         kind.write(parts, unfinished)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from smcguide.bridges.places import check_place
 from smcguide.errors import InvalidInput
 from smcguide.posterior import Posterior
 from smcguide.report import write_report
@@ -27,11 +28,7 @@ def run_report(files: Sequence[Path], out: Path | None = None) -> Path:
     out = files[0].with_suffix(".html") if out is None else out
     if out.resolve() in {file.resolve() for file in files}:
         raise InvalidInput(f"report: {str(out)!r} is a run; give the page another name.")
-    if out.is_dir() or not out.parent.is_dir():
-        raise InvalidInput(
-            f"report: cannot write {str(out)!r}: "
-            + ("it is a folder." if out.is_dir() else f"there is no folder {str(out.parent)!r}.")
-        )
+    check_place("report", out)
     posteriors = {name: _load(file) for name, file in zip(names(files), files, strict=True)}
     try:
         write_report(posteriors, out)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from smcguide import evidence, weights
-from smcguide.errors import InvalidInput
+from smcguide.diagnostics.inputs import require_posterior
+from smcguide.errors import InvalidInput, check_counts
 from smcguide.posterior import Posterior
 
 _MOST_DRAWS = 1000
@@ -74,7 +75,12 @@ class LogZSpread:
 
 
 def evidence_error(posterior: Posterior) -> EvidenceError:
-    """log Z, its standard error, the estimator of that and why it was chosen, and the DTM bound."""
+    """log Z, its standard error, the estimator of that and why it was chosen, and the DTM bound.
+
+    Raises:
+        InvalidInput: for anything else than a `Posterior`.
+    """
+    require_posterior("evidence_error", posterior)
     method = posterior.log_evidence_method
     return EvidenceError(
         posterior.log_evidence, posterior.log_evidence_se, posterior.dtm_bound, method, _WHY[method]
@@ -126,8 +132,7 @@ def r_hat(
     require_replicates(posterior, "r_hat")
     S, N = posterior.log_w.shape
     num = min(N, _MOST_DRAWS) if num_draws is None else num_draws
-    if num < _FEWEST_DRAWS:
-        raise InvalidInput(f"r_hat: {num} draws per system; at least {_FEWEST_DRAWS} are needed.")
+    check_counts({"r_hat: num_draws": (num, _FEWEST_DRAWS)})
     index = posterior.ancestors_of_draws(num, seed)
     drawn = posterior.x[torch.arange(S, device=index.device)[:, None], index]
     values = f(drawn.flatten(0, 1)).double()
@@ -164,7 +169,8 @@ def _classic(values: Tensor) -> Tensor:
 
 
 def require_replicates(posterior: Posterior, who: str) -> None:
-    """Raise InvalidInput unless there are two replicates of one problem at least."""
+    """Raise InvalidInput unless it is a posterior with two replicates of one problem at least."""
+    require_posterior(who, posterior)
     S = len(posterior.log_z)
     if S < 2:
         pooled = "pooled" in posterior.settings

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from smcguide import weights
+from smcguide.diagnostics.inputs import require_log_weights
 
 _PRIOR_K, _PRIOR_N = 0.5, 10  # a weak prior of the fit: ten exceedances that say 1/2
 _FEWEST = 5  # exceedances that can be fitted
@@ -33,13 +34,22 @@ def perplexity(log_w: Tensor) -> Tensor:
 
     Returns:
         (S,), or a scalar.
+
+    Raises:
+        InvalidInput: for anything else than a tensor.
     """
+    require_log_weights("perplexity", log_w)
     W = weights.normalise(log_w)
     return torch.exp(torch.special.entr(W).sum(-1)) / W.shape[-1]
 
 
 def largest_weight(log_w: Tensor) -> Tensor:
-    """The largest normalised weight of each system, (S,); a scalar for log_w (N,)."""
+    """The largest normalised weight of each system, (S,); a scalar for log_w (N,).
+
+    Raises:
+        InvalidInput: for anything else than a tensor.
+    """
+    require_log_weights("largest_weight", log_w)
     return weights.normalise(log_w).amax(-1)
 
 
@@ -52,8 +62,12 @@ def pareto_k(log_w: Tensor) -> Tensor:
     Returns:
         (S,) float64, or a scalar. inf where fewer than five weights make up the tail: always so for
         N <= 20, and where nearly all particles are dead. -inf where there is no tail, the largest
-        weights being equal.
+        weights being equal. NaN where a weight is.
+
+    Raises:
+        InvalidInput: for anything else than a tensor.
     """
+    require_log_weights("pareto_k", log_w)
     flat = log_w.double().reshape(-1, log_w.shape[-1])
     k = torch.stack([_k_hat(row) for row in flat])
     return k.reshape(log_w.shape[:-1])
@@ -62,6 +76,8 @@ def pareto_k(log_w: Tensor) -> Tensor:
 def _k_hat(log_w: Tensor) -> Tensor:
     """k-hat of one system, (N,)."""
     N = len(log_w)
+    if bool(log_w.isnan().any()):
+        return log_w.new_tensor(math.nan)
     a = (log_w - log_w.max()).sort().values
     size = math.ceil(min(N / 5, 3 * math.sqrt(N)))
     smallest = math.log(torch.finfo(torch.float64).tiny)

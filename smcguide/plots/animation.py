@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from smcguide.errors import InvalidInput
+from smcguide.bridges.places import check_place
+from smcguide.diagnostics.inputs import require_posterior
+from smcguide.errors import InvalidInput, check_counts
 from smcguide.plots import panels
 from smcguide.plots.film import Film
 from smcguide.posterior import Posterior
@@ -45,9 +47,11 @@ def animate(
         The path.
 
     Raises:
-        InvalidInput: if the states were not recorded, for numbers out of range, or a path not to a .gif.
+        InvalidInput: if the states were not recorded, for numbers out of range, a path not to a .gif, or
+            a folder that is not there.
         MissingExtra: without matplotlib.
     """
+    require_posterior("animate", posterior)
     if "particles" not in posterior.recorded:
         raise InvalidInput(
             'animate: the run did not record its states; run it with record=("particles",), or '
@@ -55,11 +59,12 @@ def animate(
         )
     panels.check_system(system, len(posterior.log_w), "animate")
     path = Path(path)
-    if fps <= 0 or num_frames < 2 or path.suffix.lower() != ".gif":
+    check_counts({"animate: num_frames": (num_frames, 2)})
+    if fps <= 0 or path.suffix.lower() != ".gif":
         raise InvalidInput(
-            "animate: fps must be positive, num_frames at least 2 and path end in .gif; got "
-            f"{fps}, {num_frames} and {path.name!r}."
+            f"animate: fps must be positive and path end in .gif; got {fps} and {path.name!r}."
         )
+    check_place("animate", path)
     states = posterior.recorded["particles"][system]
     log_w = posterior.recorded.get("log_weights")
     steps = np.linspace(0, len(states) - 1, min(num_frames, len(states))).round().astype(int)

@@ -42,7 +42,7 @@ def plot_ranks(ranks: "Ranks", *, ecdf: bool = False, axes: Any = None) -> np.nd
         MissingExtra: without matplotlib.
     """
     values, n = panels.numbers(torch.as_tensor(ranks.ranks)), int(ranks.num_draws)
-    if values.ndim != 2 or not values.size or values.min() < 0 or values.max() > n:
+    if values.ndim != 2 or not values.size or not (values.min() >= 0 and values.max() <= n):
         raise InvalidInput(
             f"plot_ranks: ranks must be (L, F) numbers from 0 to num_draws = {n}; got shape "
             f"{values.shape}."

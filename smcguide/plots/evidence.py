@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smcguide.diagnostics.inputs import require_posterior
 from smcguide.errors import InvalidInput
 from smcguide.evidence import islands
 from smcguide.plots import panels
@@ -32,11 +33,16 @@ def plot_evidence(
         ax: where to draw; default a new figure.
 
     Raises:
-        InvalidInput: without posteriors.
+        InvalidInput: for anything but a dictionary of posteriors, or an empty one.
         MissingExtra: without matplotlib.
     """
-    if not posteriors:
-        raise InvalidInput("plot_evidence: posteriors is empty; name one at least.")
+    if not isinstance(posteriors, Mapping) or not posteriors:
+        given = "an empty one" if isinstance(posteriors, Mapping) else type(posteriors).__name__
+        raise InvalidInput(
+            f"plot_evidence: expected a dictionary name -> Posterior, got {given}; name one at least."
+        )
+    for name, posterior in posteriors.items():
+        require_posterior(f"plot_evidence: {name!r}", posterior)
     ax = panels.one(ax, 5.4, 0.9 + 0.55 * len(posteriors))
     labels = [_row(ax, y, name, post) for y, (name, post) in enumerate(posteriors.items())]
     if truth is not None:

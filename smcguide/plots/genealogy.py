@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smcguide import weights
+from smcguide.diagnostics.inputs import require_posterior
 from smcguide.errors import InvalidInput
 from smcguide.plots import panels
 from smcguide.posterior import Posterior
@@ -37,6 +38,7 @@ def plot_genealogy(posterior: Posterior, *, system: int = 0, ax: "Axes | None" =
         InvalidInput: if the ancestors were not recorded, or there is no such system.
         MissingExtra: without matplotlib.
     """
+    require_posterior("plot_genealogy", posterior)
     if "ancestors" not in posterior.recorded:
         raise InvalidInput(
             "plot_genealogy: the run did not record its ancestors; "

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from smcguide import weights
+from smcguide.diagnostics.inputs import require_posterior
 from smcguide.errors import InvalidInput
 from smcguide.plots import panels
 from smcguide.plots.posterior import NUM_DRAWS, band, curves_of, images, with_systems
@@ -49,15 +50,16 @@ def plot_inverse_problem(
         truth: (S, *E); its range is the grey scale of the figure.
         measurement: (S, H', W') images on the scale of the truth, NaN where nothing was observed;
             or (S, m) numbers, shown as bars, or as points beside vectors.
-        row_labels: one text per system.
+        row_labels: one text per system; none by default.
         calibration: also show how well the posterior knows its error: |mean - truth| / s.d., and a
             histogram over the coordinates of the rank of the truth among the particles.
         figure: where to draw; default a new figure.
 
     Raises:
-        InvalidInput: for shapes that do not fit.
+        InvalidInput: for shapes, or a number of labels, that do not fit.
         MissingExtra: without matplotlib.
     """
+    require_posterior("plot_inverse_problem", posterior)
     S, event = len(posterior.x), tuple(posterior.x.shape[2:])
     most = 3 if panels.is_image(event) else 2
     fits = truth.shape == (S, *event) and measurement.ndim in range(2, most + 1)
@@ -67,6 +69,11 @@ def plot_inverse_problem(
             f"measurement {tuple(measurement.shape)}; expected image events (..., H, W) with a truth "
             "(S, ..., H, W) and a measurement (S, H', W') or (S, m), or vectors (d,) with a truth "
             "(S, d) and a measurement (S, m)."
+        )
+    if len(row_labels) not in (0, S):
+        raise InvalidInput(
+            f"plot_inverse_problem: row_labels must hold one text for each of {S} systems, got "
+            f"{len(row_labels)}."
         )
     rows = min(S, MOST_ROWS)
     if panels.is_image(event):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from smcguide import weights
+from smcguide.diagnostics.inputs import require_posterior
 from smcguide.errors import InvalidInput
 from smcguide.plots import panels
 from smcguide.posterior import Posterior
@@ -44,6 +45,7 @@ def plot_pairs(
         InvalidInput: for coordinates, a system or axes that do not fit.
         MissingExtra: without matplotlib.
     """
+    require_posterior("plot_pairs", posterior)
     panels.check_system(system, len(posterior.log_w), "plot_pairs")
     names, columns = _choose(posterior, coordinates, system)
     D = len(names)

@@ -54,8 +54,7 @@ def given(axes: Any, shape: tuple[int, ...], caller: str) -> np.ndarray:
     found = np.asarray(axes, dtype=object)
     if found.size != int(np.prod(shape)):
         raise InvalidInput(
-            f"{caller}: needs axes of shape {shape}, got {found.shape}; "
-            "pass as many, or none for a new figure."
+            f"{caller}: needs axes of shape {shape}, got {found.shape}; pass as many, or none."
         )
     return found.reshape(shape)
 
@@ -79,8 +78,8 @@ def is_image(event: Sequence[int]) -> bool:
 
 
 def is_curve(event: Sequence[int], signal: bool | None) -> bool:
-    """Whether events are shown as a curve over their index: vectors, where `signal` says so; where it
-    is None, those with too many coordinates to be read one by one."""
+    """Whether events are curves over their index: vectors, where `signal` says so; where it is None,
+    those with too many coordinates to be read one by one."""
     long = len(event) == 1 and event[0] > _FEW
     return len(event) == 1 and (long if signal is None else signal)
 
@@ -115,13 +114,21 @@ def bars(ax: "Axes", values: Tensor) -> None:
     bare(ax)
 
 
+def say(ax: "Axes", text: str) -> None:
+    """Words in the place of what cannot be drawn."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=TEXT)
+
+
 def histogram(ax: "Axes", x: np.ndarray, W: np.ndarray) -> None:
-    """Weighted histograms of samples x (S, N) with weights W (S, N) on common bins."""
-    edges = np.histogram_bin_edges(x[W > 0].astype(float), bins=30)
-    for s, (values, weights) in enumerate(zip(x, W, strict=True)):
-        alive = weights > 0
-        density, _ = np.histogram(values[alive], edges, weights=weights[alive], density=True)
-        ax.stairs(density, edges, color=COLOURS[s], ls=STYLES[s], lw=1.2)
+    """Weighted histograms of samples x (S, N) with weights W (S, N) on common bins, of what is finite."""
+    shown = (W > 0) & np.isfinite(x)
+    if not shown.any():
+        say(ax, "no finite values")
+    edges = np.histogram_bin_edges(x[shown].astype(float), bins=30)
+    for s, alive in enumerate(shown):
+        if alive.any():
+            density, _ = np.histogram(x[s, alive], edges, weights=W[s, alive], density=True)
+            ax.stairs(density, edges, color=COLOURS[s], ls=STYLES[s], lw=1.2)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
 
@@ -157,12 +164,9 @@ def whole_steps(ax: "Axes") -> None:
 
 def legend(ax: "Axes", title: str = "", columns: int = 1) -> None:
     """A small legend without a frame, where it hides least."""
+    small = TEXT - 1
     ax.legend(
-        fontsize=TEXT - 1,
-        title=title or None,
-        title_fontsize=TEXT - 1,
-        frameon=False,
-        ncols=columns,
+        fontsize=small, title=title or None, title_fontsize=small, frameon=False, ncols=columns
     )
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from smcguide import weights
+from smcguide.diagnostics.inputs import require_posterior
 from smcguide.plots import panels, run
+from smcguide.plots.ranges import finite_range
 from smcguide.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def plot_posterior(
     Raises:
         MissingExtra: without matplotlib.
     """
+    require_posterior("plot_posterior", posterior)
     S, N = posterior.log_w.shape
     event = posterior.x.shape[2:]
     rows = min(S, panels.MOST_SYSTEMS)
@@ -79,8 +82,8 @@ def images(
         with_systems(posterior, a)
         for a in (posterior.mean(), posterior.std(), posterior.draws(NUM_DRAWS))
     )
-    largest = float(std[: len(axes)].max())
-    limits = limits or (float(draws.min()), float(draws.max()))
+    largest = finite_range(panels.numbers(std[: len(axes)]))[1]
+    limits = limits or finite_range(panels.numbers(draws))
     for s, (first, second, *others) in enumerate(axes):
         panels.image(first, mean[s], limits)
         panels.spread(second, std[s], largest)

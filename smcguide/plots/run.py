@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smcguide.diagnostics.inputs import require_posterior
 from smcguide.plots import panels
 from smcguide.posterior import Posterior
 
@@ -41,6 +42,7 @@ def plot_run(posterior: Posterior, *, axes: Any = None) -> "np.ndarray":
         InvalidInput: for a wrong number of axes.
         MissingExtra: without matplotlib.
     """
+    require_posterior("plot_run", posterior)
     S, N = posterior.log_w.shape
     levels = [n for n in _LEVELS if n in posterior.trace and _is_told(posterior, n)]
     rows = 4 + len(levels)
@@ -89,8 +91,7 @@ def evidence_panel(ax: "Axes", posterior: Posterior) -> None:
         if np.isfinite(se[s]) and np.isfinite(log_z[s, -1]):
             ax.errorbar(len(log_z[s]) - 1, log_z[s, -1], se[s], color=look["color"], capsize=2)
     if not np.isfinite(log_z).any():
-        ax.text(0.5, 0.5, f"no log Z: {posterior.exactness}", transform=ax.transAxes,
-                ha="center", va="center", fontsize=panels.TEXT)  # fmt: skip
+        panels.say(ax, f"no log Z: {posterior.exactness}")
         ax.set_yticks([])
     panels.plain(ax, "running log evidence")
 

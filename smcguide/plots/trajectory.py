@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smcguide.errors import InvalidInput
+from smcguide.diagnostics.inputs import require_posterior
+from smcguide.errors import InvalidInput, check_counts
 from smcguide.plots import panels
+from smcguide.plots.ranges import finite_range
 from smcguide.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -45,14 +47,15 @@ def plot_trajectory(
             there.
         MissingExtra: without matplotlib.
     """
+    require_posterior("plot_trajectory", posterior)
     S, N = posterior.log_w.shape
     panels.check_system(system, S, "plot_trajectory")
     if particle is None:
         particle = int(posterior.log_w[system].argmax())
-    if not 0 <= particle < N or num < 1:
+    check_counts({"plot_trajectory: num": (num, 1), "plot_trajectory: particle": (particle, 0)})
+    if particle >= N:
         raise InvalidInput(
-            f"plot_trajectory: particle must be one of 0 to {N - 1} and num at least 1, "
-            f"got {particle} and {num}."
+            f"plot_trajectory: particle must be one of 0 to {N - 1}, got {particle}."
         )
     path = ancestral_line(posterior, system, particle)
     steps = np.unique(np.linspace(0, len(path) - 1, num).round().astype(int))
@@ -119,6 +122,6 @@ def _frame(ax: "Axes", path: Tensor, k: int, signal: bool | None) -> None:
 
 def _around(values: np.ndarray) -> tuple[float, float]:
     """Limits a little wider than the values."""
-    low, high = float(values.min()), float(values.max())
+    low, high = finite_range(values)
     margin = 0.06 * (high - low) or 0.5
     return low - margin, high + margin

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smcguide import weights
+from smcguide.diagnostics.inputs import require_posterior
 from smcguide.plots import panels
 from smcguide.posterior import Posterior
 
@@ -30,6 +31,7 @@ def plot_weights(posterior: Posterior, *, ax: "Axes | None" = None) -> "Axes":
     Raises:
         MissingExtra: without matplotlib.
     """
+    require_posterior("plot_weights", posterior)
     from smcguide.diagnostics.tails import pareto_k
 
     S, N = posterior.log_w.shape

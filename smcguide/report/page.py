@@ -15,6 +15,7 @@ from secrets import token_hex
 import torch
 
 import smcguide
+from smcguide.bridges.places import check_place
 from smcguide.diagnostics.verdict import DOUBTFUL, NOTE, SERIOUS, Verdict, verdict
 from smcguide.errors import InvalidInput, MissingExtra
 from smcguide.exactness import BIASED, EXACT, LIMIT, SEARCH
@@ -74,7 +75,7 @@ def write_report(posteriors: Posterior | Mapping[str, Posterior], path: str | Pa
         path: of the file; one that is there is replaced once the new one is complete.
 
     Raises:
-        InvalidInput: for anything but results, or no result at all.
+        InvalidInput: for anything but results, no result at all, or a path where no file can be.
         MissingExtra: without matplotlib or jinja2.
     """
     named = {"Run": posteriors} if isinstance(posteriors, Posterior) else posteriors
@@ -84,8 +85,9 @@ def write_report(posteriors: Posterior | Mapping[str, Posterior], path: str | Pa
             "write_report: expected a Posterior, or a dictionary name -> Posterior with at least one, "
             f"got {reprlib.repr(named)}."
         )
-    text = _page({str(name): post for name, post in named.items()})
     path = Path(path)
+    check_place("write_report", path)
+    text = _page({str(name): post for name, post in named.items()})
     unfinished = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
         unfinished.write_text(text, encoding="utf-8")

@@ -4,7 +4,8 @@ A network with two hidden layers is trained to say on which side a point is, and
 it has not seen (cross-validation). Where the laws are equal its accuracy is about 1/2, where they do not
 overlap 1. Each side has half of the mass, in training and in the accuracy, whatever n and m; weights
 count in both. Copies of a point, which resampling makes, count as one point of their total weight:
-else the network would be asked about points that it has seen.
+else the network would be asked about points that it has seen. For the same reason a point that both
+sides have is in one fold.
 
 The networks of all folds are trained as one, in one batched pass over all points; points of a network's
 own fold have weight zero in its loss.
@@ -75,8 +76,7 @@ def c2st(
     z = (z - mean) / std.where(std > 0, 1.0)
     side = torch.ones_like(mass)
     side[a.num :] = -1.0
-    order = [torch.randperm(c.num, generator=generator) for c in (a, b)]
-    fold = (torch.cat(order) % num_folds).to(z.device)
+    fold = _folds(a.x, b.x, num_folds, generator)
     seen = fold != torch.arange(num_folds, device=z.device)[:, None]
     loss_weights = mass * seen  # (K, n + m)
     for of_side in (side > 0, side < 0):
@@ -87,6 +87,22 @@ def c2st(
     accuracy = min(float(mass @ right.double()), 1.0)  # but for rounding
     spread = (accuracy * (1 - accuracy)) ** 0.5
     return C2ST(accuracy, spread * float(mass.square().sum()) ** 0.5)
+
+
+def _folds(x: Tensor, y: Tensor, num_folds: int, generator: torch.Generator) -> Tensor:
+    """Folds (n + m,) of different points x (n, d) and y (m, d); a point of both sides has one.
+
+    Points are counted out, those of x alone first and those of y alone last, so that each side is a
+    run of consecutive numbers: its folds differ by one point at most.
+    """
+    points, of = torch.cat([x, y]).unique(dim=0, return_inverse=True)
+    in_x, in_y = (torch.zeros(len(points), dtype=torch.bool) for _ in range(2))
+    of = of.cpu()
+    in_x[of[: len(x)]], in_y[of[len(x) :]] = True, True
+    order = torch.randperm(len(points), generator=generator)
+    kind = in_y.long() - in_x.long()  # -1, 0 for both, 1
+    order = order[kind[order].argsort(stable=True)]
+    return (order.argsort() % num_folds)[of].to(x.device)
 
 
 def _train(z: Tensor, side: Tensor, loss_weights: Tensor, generator: torch.Generator) -> Tensor:

@@ -77,7 +77,8 @@ def beside_floor(
         num_repeats: distances that make up the floor, at least 2.
 
     Raises:
-        InvalidInput: for too few exact samples or repeats, or anything that the distance refuses.
+        InvalidInput: for too few exact samples or repeats, a function that returns another number than
+            it was asked for, or anything that the distance refuses.
     """
     at_least("beside_floor", 2, num_repeats=num_repeats)
     cloud("beside_floor", "x", x, log_w)
@@ -89,9 +90,19 @@ def beside_floor(
         )
     generator = Generator(x.device).manual_seed(seed)
 
+    def draw() -> Tensor:
+        made = exact(n, generator)  # type: ignore[operator]
+        if not isinstance(made, Tensor) or made.ndim == 0 or len(made) != n:
+            got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+            raise InvalidInput(
+                f"beside_floor: exact(num, generator) must return a tensor of num samples; asked for "
+                f"{n}, got {got}."
+            )
+        return made
+
     def pair() -> tuple[Tensor, Tensor]:
         if not isinstance(exact, Tensor):
-            return exact(n, generator), exact(n, generator)
+            return draw(), draw()
         order = torch.randperm(len(exact), generator=generator, device=x.device).to(exact.device)
         return exact[order[:n]], exact[order[n:]]
 

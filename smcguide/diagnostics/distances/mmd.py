@@ -92,9 +92,7 @@ def mmd(
             "mmd: permutations need equal weights; compare weighted samples by beside_floor, or pass "
             "about as many equal-weight draws as their effective sample size."
         )
-    widths = tuple(float(b) for b in bandwidths) if bandwidths is not None else _around_median(a, b)
-    if not widths or not all(0 < width < float("inf") for width in widths):
-        raise InvalidInput(f"mmd: bandwidths must be positive, got {bandwidths}.")
+    widths = _around_median(a, b) if bandwidths is None else _given(bandwidths)
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         r2 = distances_between(x, y).square()
@@ -114,6 +112,18 @@ def _within(
 ) -> Tensor:
     total = double_sum(lambda p: kernel(c.x[p], c.x), c.W, c.W, chunk_size)
     return (total - c.concentration) / (1 - c.concentration) if unbiased else total  # k(x, x) = 1
+
+
+def _given(bandwidths: Sequence[float]) -> tuple[float, ...]:
+    try:
+        widths = tuple(float(b) for b in bandwidths)
+    except (TypeError, ValueError):  # one number is none of them
+        widths = ()
+    if not widths or not all(0 < width < float("inf") for width in widths):
+        raise InvalidInput(
+            f"mmd: bandwidths must be positive numbers, (0.5, 1.0) or (1.0,), got {bandwidths!r}."
+        )
+    return widths
 
 
 def _around_median(a: Cloud, b: Cloud) -> tuple[float, ...]:

@@ -10,7 +10,8 @@ no resampling, no grid.
 import torch
 from torch import Tensor
 
-from smcguide.diagnostics.distances.samples import Cloud, at_least, clouds
+from smcguide.diagnostics.distances.samples import Cloud, clouds
+from smcguide.errors import InvalidInput
 
 
 def wasserstein_1d(
@@ -26,15 +27,16 @@ def wasserstein_1d(
     Arguments:
         x, y: samples (n, *E) and (m, *E).
         log_w, log_v: their log-weights (n,) and (m,); None: equal weights.
-        order: p, at least 1.
+        order: p, at least 1 and finite.
 
     Returns:
         W_p (*E), float64, in the units of x.
 
     Raises:
-        InvalidInput: for other shapes, no samples, or samples that are not finite.
+        InvalidInput: for other shapes, no samples, samples that are not finite, or another order.
     """
-    at_least("wasserstein_1d", 1, order=order)
+    if not 1 <= order < float("inf"):
+        raise InvalidInput(f"wasserstein_1d: order must be finite and at least 1, got {order}.")
     a, b = clouds("wasserstein_1d", x, y, log_w, log_v)
     return transport_cost(a.x.mT, a, b.x.mT, b, order).pow(1 / order).reshape(a.event_shape)
 

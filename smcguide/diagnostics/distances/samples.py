@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from smcguide import weights
-from smcguide.errors import InvalidInput
+from smcguide.errors import InvalidInput, check_counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,15 +104,13 @@ def clouds(
     return a, b
 
 
-def at_least(who: str, least: float, **given: float | None) -> None:
-    """Checks numbers that were given; None passes.
+def at_least(who: str, least: int, **given: int) -> None:
+    """Checks whole numbers.
 
     Raises:
-        InvalidInput: for one below `least`, or NaN.
+        InvalidInput: for one below `least`, or that is not whole.
     """
-    for name, value in given.items():
-        if value is not None and not value >= least:
-            raise InvalidInput(f"{who}: {name} must be at least {least}, got {value}.")
+    check_counts({f"{who}: {name}": (value, least) for name, value in given.items()})
 
 
 def pieces(num: int, size: int) -> Iterator[slice]:

@@ -6,6 +6,7 @@ effect; findings of equal severity keep it. Limits and their reasons are in `ver
 
 from collections.abc import Callable
 
+from smcguide.diagnostics.inputs import require_posterior
 from smcguide.diagnostics.verdict.history import bottleneck, moves, one_family, parameters
 from smcguide.diagnostics.verdict.limits import FEWEST_FOR_TAIL
 from smcguide.diagnostics.verdict.method import claims, coarse_grid, far_proposal
@@ -26,7 +27,7 @@ from smcguide.diagnostics.verdict.records import (
     Verdict,
 )
 from smcguide.diagnostics.verdict.systems import disagreement, evidence
-from smcguide.errors import InvalidInput
+from smcguide.diagnostics.verdict.words import particles
 from smcguide.posterior import Posterior
 
 CHECKS: tuple[Callable[[Posterior], Finding | None], ...] = (
@@ -54,11 +55,7 @@ def verdict(posterior: Posterior) -> Verdict:
     Raises:
         InvalidInput: for anything else than a `Posterior`.
     """
-    if not isinstance(posterior, Posterior):
-        raise InvalidInput(
-            f"verdict: expected a Posterior, got {type(posterior).__name__}. Chains are judged by their "
-            "summary() and by to_arviz()."
-        )
+    require_posterior("verdict", posterior)
     found = [finding for check in CHECKS if (finding := check(posterior)) is not None]
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Verdict(tuple(found), _unchecked(posterior))
@@ -75,7 +72,7 @@ def _unchecked(posterior: Posterior) -> tuple[str, ...]:
     if not posterior.are_replicates:
         out.append("agreement between systems; each has its own observation.")
     if N < FEWEST_FOR_TAIL:
-        out.append(f"the tail of the weights; {N} particles are too few.")
+        out.append(f"the tail of the weights; {particles(N)} {'is' if N == 1 else 'are'} too few.")
     return tuple(out)
 
 

@@ -19,15 +19,15 @@ def bottleneck(posterior: Posterior) -> Finding | None:
     # resampled[k + 1] acted on the weights after step k
     used = posterior.trace["resampled"][:, 1:]
     ess = torch.where(used, posterior.trace["ess"][:, :-1].double(), float(N))
-    lowest, few = ess.amin(1), limits.few_effective(N)
-    bad = lowest < max(few, limits.WASTED * N)
+    lowest = ess.amin(1)
+    bad = lowest < limits.fewest_effective(N)
     if not bool(bad.any()):
         return None
     s = int(lowest.argmin())
     k = int(ess[s].argmin())
     # particles spread out again afterwards, so the same few are forgiven more readily than at the end
     return Finding(
-        SERIOUS if bool((lowest < few / 2).any()) else DOUBTFUL,
+        SERIOUS if bool((lowest < limits.few_effective(N) / 2).any()) else DOUBTFUL,
         "The population went through a bottleneck; its final weights look better than they are.",
         f"ESS {float(lowest[s]):.3g} of {N} when it was resampled after step {k} (time "
         f"{float(posterior.times[k]):.3g}){in_systems(bad)}.",

@@ -31,7 +31,7 @@ SPREAD_P, SPREAD_MATTERS = 1e-3, 0.35
 # honest up to 1.1; at 1.2 means differ by two thirds of a standard deviation.
 LARGE_R_HAT, HUGE_R_HAT = 1.1, 1.2
 DIRECTIONS, DRAWS = 10, 1000  # principal directions compared, draws of all systems together
-FEWEST_DRAWS = 4  # per system
+FEWEST_DRAWS = 4  # per system; of fewer particles nothing at all can be told
 
 # A chain of K steps is another prior than the diffusion that it discretises.
 COARSE = 10
@@ -43,6 +43,11 @@ STUCK, UNTESTED = 0.05, 0.99
 def few_effective(num_particles: float) -> float:
     """Fewest effective particles of N that a run can be trusted with."""
     return min(FEW_EFFECTIVE, FEW_EFFECTIVE_SHARE * num_particles)
+
+
+def fewest_effective(num_particles: float) -> float:
+    """Fewest effective particles of N that are no reason to look again."""
+    return max(few_effective(num_particles), WASTED * num_particles)
 
 
 def largest_k(num_particles: int) -> float:

@@ -43,7 +43,7 @@ def far_proposal(posterior: Posterior) -> Finding | None:
     """A proposal whose paths are more nats from the posterior than N particles can bridge."""
     N = posterior.log_w.shape[1]
     gap = bound_gap(posterior).reshape(-1)
-    wasted = weights.ess(posterior.log_w) < max(limits.few_effective(N), limits.WASTED * N)
+    wasted = weights.ess(posterior.log_w) < limits.fewest_effective(N)
     bad = (gap > math.log(N)) & wasted
     if not bool(bad.any()):
         return None

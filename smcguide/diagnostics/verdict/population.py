@@ -8,12 +8,29 @@ from smcguide import weights
 from smcguide.diagnostics.tails import largest_weight, pareto_k
 from smcguide.diagnostics.verdict import limits
 from smcguide.diagnostics.verdict.records import DOUBTFUL, NOTE, SERIOUS, Finding
-from smcguide.diagnostics.verdict.words import REPLICATES, SOFTEN, in_systems, part, steer
+from smcguide.diagnostics.verdict.words import (
+    REPLICATES,
+    SOFTEN,
+    in_systems,
+    part,
+    particles,
+    steer,
+)
 from smcguide.posterior import Posterior
 
 
 def broken_numbers(posterior: Posterior) -> Finding | None:
-    """Particles that are not numbers; a cost that ignores their bad entries does not notice."""
+    """Weights that cannot be normalised, and particles that are not numbers; a cost that ignores their
+    bad entries does not notice."""
+    lost = ~posterior.log_w.amax(1).isfinite()  # NaN where a weight is
+    if bool(lost.any()):
+        return Finding(
+            SERIOUS,
+            "The weights cannot be normalised: there is no answer.",
+            f"Log-weights are NaN, infinite or all -inf{in_systems(lost)}.",
+            "Run again; sample() stops where that happens, and says at which step.",
+            "broken numbers",
+        )
     counted = posterior.log_w.isfinite()
     bad = ~posterior.x.reshape(*posterior.log_w.shape, -1).isfinite().all(-1) & counted
     if not bool(bad.any()):
@@ -31,12 +48,11 @@ def final_weights(posterior: Posterior) -> Finding | None:
     """Too few effective particles at the end."""
     N = posterior.log_w.shape[1]
     ess = weights.ess(posterior.log_w)
-    few = limits.few_effective(N)
-    bad = ess < max(few, limits.WASTED * N)
+    bad = ess < limits.fewest_effective(N)
     if not bool(bad.any()):
         return None
     s = int(ess.argmin())
-    serious = bool((ess < few).any())
+    serious = bool((ess < limits.few_effective(N)).any())
     return Finding(
         SERIOUS if serious else DOUBTFUL,
         "The final weights have collapsed."
@@ -120,10 +136,13 @@ def few_particles(posterior: Posterior) -> Finding | None:
     N = posterior.log_w.shape[1]
     if N >= limits.FEWEST_FOR_TAIL:
         return None
+    untold = N < limits.FEWEST_DRAWS
     return Finding(
-        DOUBTFUL,
-        "There are too few particles to judge the run by.",
-        f"{N} particles per system; with fewer than {limits.FEWEST_FOR_TAIL} neither the tail of the "
+        SERIOUS if untold else DOUBTFUL,
+        "There are so few particles that nobody can tell whether the run is right."
+        if untold
+        else "There are too few particles to judge the run by.",
+        f"{particles(N)} per system; with fewer than {limits.FEWEST_FOR_TAIL} neither the tail of the "
         "weights nor the error of a single run can be told.",
         f"num_particles=512; where that is too dear, several systems ({REPLICATES}) and their spread.",
         "few particles",

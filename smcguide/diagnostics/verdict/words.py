@@ -52,6 +52,11 @@ def steer(posterior: Posterior) -> str:
     return ". ".join(advice) + "."
 
 
+def particles(num: int) -> str:
+    """ "1 particle", "20 particles"."""
+    return f"{num} particle" + ("" if num == 1 else "s")
+
+
 def in_systems(bad: Tensor) -> str:
     """In how many systems it is so, from a mask (S,); "" where there is one."""
     if len(bad) == 1:
