@@ -39,8 +39,8 @@ class Exports:
             seed: of draws and new data.
 
         Raises:
-            InvalidInput: for num_draws below 1, a cost without data, e.g. a plain function, and a prior
-                or cost that does not fit the run.
+            InvalidInput: for num_draws that is no whole number of at least 1, a cost without data, e.g. a
+                plain function, and a prior or cost that is none or does not fit the run.
             MissingExtra: without xarray or ArviZ.
         """
         from smcguide.bridges.arviz import to_arviz
@@ -52,7 +52,8 @@ class Exports:
         what is there is replaced. Needs the extra `arviz`.
 
         Raises:
-            InvalidInput: for another suffix, and a path that holds something else.
+            InvalidInput: for another suffix, a folder that does not exist, and a path that holds something
+                else.
             MissingExtra: without the packages.
         """
         from smcguide.bridges.files import save
@@ -80,7 +81,12 @@ class Exports:
         return verdict(_posterior(self))
 
     def report(self, path: str | Path) -> None:
-        """Write one self-contained HTML page about this run; needs the extra `plots`."""
+        """Write one self-contained HTML page about this run; needs the extra `plots`.
+
+        Raises:
+            InvalidInput: for a folder that does not exist.
+            MissingExtra: without matplotlib or jinja2.
+        """
         from smcguide.report import write_report
 
         write_report(_posterior(self), Path(path))
