@@ -52,8 +52,7 @@ class Exports:
         what is there is replaced. Needs the extra `arviz`.
 
         Raises:
-            InvalidInput: for another suffix, a folder that does not exist, and a path that holds something
-                else.
+            InvalidInput: for another suffix, a missing folder, and a path that holds something else.
             MissingExtra: without the packages.
         """
         from smcguide.bridges.files import save
