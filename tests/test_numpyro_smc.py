@@ -911,7 +911,7 @@ def test_there_are_no_answers_before_a_run(name) -> None:
 def test_at_least_one_draw(two) -> None:
     with pytest.raises(InvalidInput, match="num_samples must be at least 1, got 0"):
         two.get_samples(random.key(0), 0)
-    with pytest.raises(InvalidInput, match="num_draws must be at least 1, got 0"):
+    with pytest.raises(InvalidInput, match="num_draws must be a whole number of at least 1, got 0"):
         two.to_arviz(0)
 
 

@@ -887,7 +887,7 @@ def test_markov_chains_have_no_evidence(chains) -> None:
 def test_at_least_one_draw(two) -> None:
     with pytest.raises(InvalidInput, match="num_samples must be at least 1, got 0"):
         two.get_samples(0)
-    with pytest.raises(InvalidInput, match="num_draws must be at least 1, got 0"):
+    with pytest.raises(InvalidInput, match="num_draws must be a whole number of at least 1, got 0"):
         two.to_arviz(0)
 
 

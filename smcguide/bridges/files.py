@@ -61,7 +61,7 @@ def save(posterior: Posterior, path: Path) -> None:
             f"save: {str(path)!r} is a {kind_there} of another kind, which is not overwritten."
         )
     check_shapes(posterior, "This posterior")
-    for package in kind.ENGINE:
+    for package in ("xarray", *kind.ENGINE):
         require(package)
     parts = sealed(datasets(posterior))
     unfinished = path.with_name(f".{path.name}.{token_hex(4)}")
