@@ -34,9 +34,7 @@ def step_info(
     """The record of the population after `step` transitions; all tensors stay on the device."""
     log_w = population.whole(particles.log_w)
     ess, log_mean = weights.summary(log_w)
-    illegal = log_w.shape[1] - (log_w < torch.inf).sum(
-        1
-    )  # NaN or +inf, as an illegal log_g makes it
+    legal = (log_w < torch.inf).sum(1)  # neither NaN nor +inf, which an illegal log_g makes it
     kept = {"ancestors": ancestors, "particles": particles.x, "log_weights": log_w}
     if "x0_hat" in record:
         kept["x0_hat"] = _predictions(model, particles)
@@ -48,7 +46,7 @@ def step_info(
         log_evidence=log_z + log_mean,
         unique_ancestors=_distinct(ancestors),
         unique_eves=_distinct(population.whole(particles.eve)),
-        bad=torch.where(torch.isneginf(log_mean), log_w.shape[1], illegal),
+        bad=torch.where(torch.isneginf(log_mean), log_w.shape[1], log_w.shape[1] - legal),
         report=population.means(model.report(moved.carry)),
         recorded={name: kept[name] for name in record},
     )

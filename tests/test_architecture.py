@@ -28,7 +28,7 @@ LEVELS = {
     "chain": 2, "lookahead": 2, "candidates": 2, "refresh": 2, "starting": 2, "tempering": 2,
     "parameter_refresh": 2,
     "posterior": 3, "results": 3, "trace": 3, "answers": 3, "exports": 3,
-    "engine": 4, "loop": 4, "sampling": 4, "progress": 4, "search": 4,
+    "engine": 4, "course": 4, "loop": 4, "sampling": 4, "progress": 4, "search": 4,
     "presets": 4, "freezing": 4, "pilot": 4, "gibbs": 4, "pmmh": 4, "chains": 4,
     "along": 4, "pseudomarginal": 4, "density": 4, "parameter_gibbs": 4,
     "distributed": 4,

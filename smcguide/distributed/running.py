@@ -1,11 +1,11 @@
 """Running a model over the processes of a job."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from os import PathLike
 
 from smcguide import engine
 from smcguide.checkpoint import Checkpoint
+from smcguide.course import Course, make_plan
 from smcguide.distributed import islands as island_model
 from smcguide.distributed import resuming
 from smcguide.distributed.finish import posterior
@@ -75,27 +75,23 @@ def run(
         file = Checkpoint(part_of(checkpoint, world), checkpoint_every)
     check_run(model, num_particles, num_systems, record, progress, seed)
     _check(model, num_particles, record, islands, checkpoint is not None, world)
-    plan = engine._plan(model, num_particles, num_systems, resampler, trigger, seed, record)
-    settings, before = engine._settings(model, plan), dict(getattr(model, "evaluations", {}))
-    settings |= {"processes": world.size} | ({} if islands is None else {"islands": repr(islands)})
+    plan = make_plan(model, num_particles, num_systems, resampler, trigger, seed, record)
+    course = Course(model, plan, file)
+    course.settings |= {"processes": world.size}
     trace: list[StepInfo] = []
     if islands is not None:
+        course.settings |= {"islands": repr(islands)}
         steps = island_model.steps(model, plan, islands, world)
     else:
-        plan = replace(plan, population=Sharded(world, num_particles))
-        steps = resuming.steps(model, plan, world, file, settings, before)
+        course.spread(Sharded(world, num_particles))
+        saved = resuming.common(course, file, world)
+        steps = ((state.particles, info) for state, info in course.steps(saved))
     bar = Progress(progress if world.rank == 0 else False, model.num_steps)
     with world.together((DegenerateWeights,)), file, bar:
         for particles, info in steps:  # noqa: B007
             trace.append(info)
             bar.update(info)
-        about = {
-            "evaluations": engine._spent(model, before), "settings": settings,
-            "has_systems": num_systems is not None or model.num_systems is not None,
-            "are_replicates": model.num_systems is None,
-            "parameters": model.outputs(particles.carry),
-        }  # fmt: skip
-        result = posterior(world, particles, trace, about)
+        result = posterior(world, particles, trace, course.about(particles, num_systems))
     file.finish()
     return result
 
