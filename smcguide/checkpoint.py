@@ -29,8 +29,7 @@ _FILES, _SMALLEST = 3, 4  # of one run at a time; bytes of a number
 class Checkpoint:
     """Where and how often a run keeps its state.
 
-    One checkpoint of 512 particles of 8 x 8 digits (0.4 MB) takes 3 ms on an idle local disk, up to 20 on
-    a busy one, most of it waiting for the disk.
+    What a checkpoint costs is mostly waiting for the disk.
 
     Arguments:
         path: the file, in a folder that exists; None for no checkpoints.

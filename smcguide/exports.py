@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from smcguide.costs.base import TerminalCost
+    from smcguide.diagnostics.verdict import Verdict
     from smcguide.posterior import Posterior
     from smcguide.priors.base import Prior
 
@@ -72,7 +73,7 @@ class Exports:
 
         return load(Path(path))
 
-    def verdict(self) -> Any:
+    def verdict(self) -> "Verdict":
         """What speaks against trusting this run, worst first, and what to do about it; see
         `smcguide.diagnostics.verdict`."""
         from smcguide.diagnostics import verdict

@@ -52,7 +52,10 @@ LATE = {  # imports inside functions that reach up or out on purpose
     "priors": {"diffusers"},
     "sealed": {"safetensors"},
 }
-NAMED = {("exports", "costs", "base"), ("exports", "priors", "base")}
+NAMED = {
+    ("exports", "costs", "base"), ("exports", "priors", "base"),
+    ("exports", "diagnostics", "verdict"),
+}  # fmt: skip
 THIRD_PARTY = {"torch", "numpy"}  # of levels 0-4
 LONGEST_FILE, LONGEST_FUNCTION = 200, 50
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 import torch
 
+from smcguide.bridges.numpyro.batches import Batched
 from smcguide.bridges.numpyro.jax_function import JaxFunction, takes_gpu_memory
 from smcguide.errors import InvalidInput
 from smcguide.testing.statistics import generator
@@ -304,3 +305,19 @@ def test_a_spawned_process_works_while_jax_runs_in_this_one():
 )
 def test_a_gpu_that_jax_would_fill_is_warned_of(platforms, preallocate, warned):
     assert takes_gpu_memory(platforms, preallocate) is warned
+
+
+def test_one_size_compiles_once_for_all_batch_sizes() -> None:
+    traced = []
+
+    def square(a):
+        traced.append(a.shape)
+        return a**2
+
+    for one_size, times in ((True, 1), (False, 3)):
+        traced.clear()
+        f = Batched(square, 64, one_size=one_size)
+        for num in (3, 9, 64, 100):
+            x = torch.arange(float(num))
+            torch.testing.assert_close(f([x], torch.float32)[0], x**2)
+        assert len(traced) == times

@@ -37,7 +37,7 @@ def double(*values):
     return torch.tensor(values, dtype=F64)
 
 
-# with one isotropic Gaussian as prior the chain is off by the rehearsal's error only, 1 % of a width
+# with one isotropic Gaussian as prior the chain is off by the rehearsal's error only
 MEAN, WIDTH = double(0.5, -0.3), 0.8
 ONE = GaussianMixture(torch.ones(1), MEAN[None], scale=WIDTH)
 MIXTURE = GaussianMixture(double(0.4, 0.6), double(0.8, -0.5, -0.5, 0.6).reshape(2, 2), scale=0.6)

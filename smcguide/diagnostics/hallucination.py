@@ -10,17 +10,14 @@ is large where the model invents. It says nothing about inventions that the mode
 
 Which levels are "late" matters more than anything else: those where sigma / alpha is below a fifth or so
 of the distance between neighbouring modes. Earlier, all particles still choose their mode, which counts
-as variance, and h ranks the wrong way round. Area under the ROC curve for small networks of two hidden
-layers trained on modes at distance 1 (`tests/test_hallucination.py`), runs of karras(100), the range
-over three trainings and two ancestral kernels:
+as variance, and h ranks the wrong way round. Area under the ROC curve for small networks that learned
+modes at distance 1, runs of karras(100), the range over three trainings and two ancestral kernels
+(`benchmarks/hallucination.py`):
 
     last share of the steps          0.1          0.15         0.2          0.25         0.5
     sigma / alpha at its start       0.05         0.12         0.24         0.45         5.6
-    three modes on the line          0.75-0.95    0.94-0.98    0.94-0.96    0.83-0.87    0.37-0.41
-    nine modes in the plane          0.79-0.85    0.86-0.93    0.86-0.90    0.73-0.75    0.42-0.44
-
-Deterministic sampling (DDIM, eta = 0) is less even: 0.78-1.00 on the line at 0.15. A network so crude
-that a third of its samples lie between modes does not know it: 0.4-0.65 for every share.
+    three modes on the line          0.81-0.98    0.95-0.98    0.94-0.97    0.83-0.89    0.37-0.45
+    nine modes in the plane          0.82-0.87    0.91-0.95    0.88-0.92    0.68-0.77    0.39-0.50
 
 Reference: Aithal, Maini, Lipton, Kolter, "Understanding Hallucinations in Diffusion Models through
 Mode Interpolation" (arXiv 2406.09358).

@@ -1,5 +1,7 @@
 """Systems against each other, and the error of log Z."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,10 +59,10 @@ def disagreement(posterior: Posterior) -> Finding | None:
     S, N = posterior.log_w.shape
     if S < 2 or not posterior.are_replicates or N < limits.FEWEST_DRAWS:
         return None
-    worst = float(rank_r_hat(_directions(posterior)).nan_to_num(nan=1.0).max())
+    worst = float(rank_r_hat(_directions(posterior)).nan_to_num(nan=1.0, posinf=math.inf).max())
     if worst <= limits.LARGE_R_HAT:
         return None
-    apart = worst > torch.finfo(torch.float64).max / 2  # each system is one point of its own
+    apart = math.isinf(worst)  # each system is one point of its own
     return Finding(
         SERIOUS if worst > limits.HUGE_R_HAT else DOUBTFUL,
         "Systems found different parts of the posterior.",
