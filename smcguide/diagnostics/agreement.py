@@ -148,7 +148,7 @@ def rank_r_hat(draws: Tensor) -> Tensor:
     ordered = sound.flatten(0, 1).sort(0).values
     middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
     bulk, tail = _classic(_scores(sound)), _classic(_scores((sound - middle).abs()))
-    return torch.fmax(bulk, tail)  # systems of one point each are apart, whatever their spread, 0 / 0, says
+    return torch.fmax(bulk, tail)  # of one point each: infinitely far apart, their spread 0 / 0
 
 
 def _scores(values: Tensor) -> Tensor:
