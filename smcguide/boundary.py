@@ -2,12 +2,12 @@
 network call, and said in terms of what was given, what is expected and what to do."""
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from smcguide.chunking import check_chunk_size
 from smcguide.errors import InvalidInput
 from smcguide.grids import Grid
 from smcguide.kernels.base import Kernel
@@ -80,9 +80,7 @@ def dry_run(model: Any, potential: Any, proposal: Any) -> None:
     prior, cost = model.prior, model.cost
     for name, kind in (("kernel", Kernel), ("potential", Potential), ("proposal", Proposal)):
         require(model.parts[name], kind, name)
-    size = model.chunk_size
-    if size is not None and (not isinstance(size, Integral) or size < 1):
-        raise InvalidInput(f"chunk_size must be at least 1 or None, got {model.chunk_size}.")
+    check_chunk_size(model.chunk_size)
     require_float(prior.dtype, repr(prior))
     cost.check(model.event_shape, torch.zeros((), dtype=prior.dtype, device=prior.device))
     generator = torch.Generator().manual_seed(0)
@@ -179,6 +177,11 @@ def blame(model: Any, k: int) -> tuple[str, str]:
     """Culprit and remedy for illegal weights after k transitions of a guided diffusion."""
     if k == model.num_steps:
         return f"the cost {model.cost!r}", "Check that it is finite where the posterior lives."
+    if getattr(model.prior, "network_dtype", None) == torch.float16:
+        return (
+            f"the network in float16, whose numbers end at 65504, or the potential {model.potential!r}",
+            "Try prior.to(network_dtype=torch.bfloat16), or float32.",
+        )
     return (
         f"the potential {model.potential!r} (or a NaN from the network)",
         "Before the last step a value must be finite: with hard constraints use "

@@ -24,12 +24,14 @@ class BaseChain(FeynmanKac):
     Attributes:
         levels: K + 1 noise levels, the last one data.
         num_draws: J, how many events of random numbers the potential wants per particle.
+        stds: `std` of each transition, once the kernel is bound.
     """
 
     prior: Prior
     kernel: Kernel
     levels: Sequence[Level]
     num_draws: int = 0
+    stds: Sequence[float] = ()
 
     def base_kernel(
         self, k: int, x: Tensor, x0_hat: Tensor, memory: Tensor | None = None
@@ -52,6 +54,8 @@ class BaseChain(FeynmanKac):
 
     def std(self, k: int) -> float:
         """Standard deviation of transition k (its mean over coordinates)."""
+        if self.stds:
+            return self.stds[k]
         dot = torch.zeros((1, 1, *self.event_shape), dtype=self.prior.dtype, device=self.device)
         std = self.base_kernel(k, dot, dot).std
         return std if isinstance(std, float) else float(std.mean())

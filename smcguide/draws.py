@@ -1,11 +1,15 @@
 """Unguided draws from a prior's own chain, and the rehearsal made of them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from smcguide.chunking import ChunkSize, check_chunk_size, in_chunks
 from smcguide.grids import karras
 from smcguide.kernels.base import Kernel
 from smcguide.kernels.ddim import DDPM
@@ -25,7 +29,7 @@ def draw(
     levels: Sequence[Level],
     num: int,
     generator: torch.Generator,
-    chunk_size: int = 512,
+    chunk_size: ChunkSize = 512,
 ) -> Tensor:
     """(num, *E) draws from the prior by its reverse chain through `levels`.
 
@@ -34,18 +38,22 @@ def draw(
         levels: decreasing noise levels ending at data.
         num: number of draws.
         generator: on the prior's device.
-        chunk_size: largest batch in the network.
+        chunk_size: largest batch in the network, None for all at once, "auto" for what fits in memory.
+
+    Raises:
+        InvalidInput: for another chunk_size.
     """
+    owner = _owner(prior, chunk_size)
     x, memory = prior.initial(num, levels[0], generator)[None], None
     for t, s in pairwise(levels):
-        base = kernel.step(x, _denoise(prior, x[0], t, chunk_size)[None], t, s, memory)
+        base = kernel.step(x, _denoise(owner, x[0], t)[None], t, s, memory)
         z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         x, memory = base.sample(z), base.memory
     return x[0]
 
 
 @torch.no_grad()
-def rehearse(prior: Prior, chunk_size: int = 512) -> Rehearsal:
+def rehearse(prior: Prior, chunk_size: ChunkSize = 512) -> Rehearsal:
     """A rehearsal of the prior, always the same for the same prior, which keeps it for the next run.
 
     256 draws (fewer in very high dimension): exact where the prior can make them, else by 32 DDPM steps
@@ -53,8 +61,12 @@ def rehearse(prior: Prior, chunk_size: int = 512) -> Rehearsal:
 
     Arguments:
         prior: any prior.
-        chunk_size: largest batch in the network.
+        chunk_size: as in `draw`.
+
+    Raises:
+        InvalidInput: for another chunk_size.
     """
+    owner = _owner(prior, chunk_size)
     if prior.rehearsal is not None:
         return prior.rehearsal
     levels = [prior.schedule.level(float(t)) for t in karras(_NUM_STEPS)(prior.schedule)]
@@ -69,7 +81,7 @@ def rehearse(prior: Prior, chunk_size: int = 512) -> Rehearsal:
     x0_hat = []
     for t in bank:
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        x0_hat.append(_denoise(prior, t.alpha * x0 + t.sigma * z, t, chunk_size))
+        x0_hat.append(_denoise(owner, t.alpha * x0 + t.sigma * z, t))
     log_snr = prior.schedule.log_snr(torch.tensor([t.time for t in bank], dtype=torch.float64))
     prior.rehearsal = Rehearsal(
         prior.moments() or _estimate(x0),
@@ -81,8 +93,20 @@ def rehearse(prior: Prior, chunk_size: int = 512) -> Rehearsal:
     return prior.rehearsal
 
 
-def _denoise(prior: Prior, x: Tensor, t: Level, chunk_size: int) -> Tensor:
-    return torch.cat([prior.denoise(c, t.time) for c in x.split(chunk_size)])
+def _owner(prior: Prior, chunk_size: ChunkSize) -> Any:
+    """A `chunking.Owner` of calls that nobody counts."""
+    check_chunk_size(chunk_size)
+    return SimpleNamespace(
+        prior=prior, device=prior.device, chunk_size=chunk_size, chunk_sizes={},
+        evaluations=Counter(),
+    )  # fmt: skip
+
+
+def _denoise(owner: Any, x: Tensor, t: Level) -> Tensor:
+    def work(i: slice) -> dict[str, Tensor]:
+        return {"x0_hat": owner.prior.denoise(x[i], t.time)[None]}
+
+    return in_chunks(owner, "denoising", (1, len(x)), work)["x0_hat"][0]
 
 
 def _estimate(x0: Tensor) -> Moments:

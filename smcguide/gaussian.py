@@ -80,8 +80,7 @@ class Gaussian:
         if self.is_dirac or proposal is self:
             return torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
         if self._shares_std(proposal):
-            d = (proposal.mean - self.mean).div_(self.std)
-            return -torch.add(z, d, alpha=0.5).mul_(d).flatten(2).sum(-1).double()
+            return self.compared(proposal, z)[0]
         d = (proposal.mean - self.mean) / self.std
         r = torch.as_tensor(proposal.std / self.std, dtype=z.dtype, device=z.device)
         terms = (1 - r**2) / 2 * z**2 - d * (d / 2 + r * z) + torch.log(r)
@@ -92,6 +91,15 @@ class Gaussian:
         a = proposal.along / self.std
         terms = (r**2 - a**2) / 2 * z**2 + (r - a) * d * z + torch.log(a / r)
         return total + terms.sum(-1, dtype=torch.float64)
+
+    def compared(self, proposal: "Gaussian", z: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_ratio(proposal, z)` and KL(proposal || self), (S, N) each. Where both have one S, the
+        common case, they are -z.d - |d|^2 / 2 and |d|^2 / 2, in one pass."""
+        if self.is_dirac or proposal is self or not self._shares_std(proposal):
+            return self.log_ratio(proposal, z), proposal.kl(self)
+        d = (proposal.mean - self.mean).div_(self.std).flatten(2)
+        kl = torch.linalg.vector_norm(d, dim=-1).double().square() / 2
+        return -(d.mul_(z.flatten(2)).sum(-1).double() + kl), kl
 
     def kl(self, base: "Gaussian") -> Tensor:
         """KL(self || base), |delta|^2 / (2 c^2) for equal standard deviations, shape (S, N)."""

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from smcguide import exactness
 from smcguide.boundary import as_prior, blame, dry_run, resolve_times
+from smcguide.chunking import ChunkSize, in_chunks, kind_of
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.draws import rehearse
 from smcguide.feynman_kac import Propagated
@@ -35,7 +36,7 @@ from smcguide.refresh import refresh
 from smcguide.rehearsal import Rehearsal
 from smcguide.starting import begin
 from smcguide.starts.base import Start
-from smcguide.steps import chunks, join, present
+from smcguide.steps import cut, present
 from smcguide.tempering import temper
 
 Carry = Mapping[str, Tensor]
@@ -54,12 +55,13 @@ class GuidedDiffusion(LookAhead):
         proposal: replaces the kernel.
         move, start: Markov moves between the steps, and how the first population is made; None for none.
         parameter_move: Markov moves of the cost's unknown parameters, if it has some.
-        chunk_size: largest number of particles in the network at once (at least one per system),
-            None for all. Results do not depend on it beyond the network's own rounding.
+        chunk_size: most particles in the network at once (at least one per system), None for all, "auto"
+            for what fits in memory. Results do not depend on it beyond the network's own rounding.
         rehearsal: what kernels and potentials may know of the prior; default: made when needed.
 
     Attributes:
         evaluations: network_forward, network_backward and cost evaluations so far, per particle.
+        chunk_sizes: what "auto" has chosen, by kind of work.
 
     Raises:
         InvalidInput: before any network call, when the parts do not fit together.
@@ -77,32 +79,29 @@ class GuidedDiffusion(LookAhead):
         move: Move | None = None,
         start: Start | None = None,
         parameter_move: ParameterMove | None = None,
-        chunk_size: int | None = None,
+        chunk_size: ChunkSize = None,
         rehearsal: Rehearsal | None = None,
     ) -> None:
         self.prior, self.kernel, self.chunk_size = as_prior(prior), kernel, chunk_size
         self.cost = as_cost(cost).to(prior.device)
         self.event_shape, self.device = tuple(prior.event_shape), prior.device
-        self.num_systems = self.cost.num_systems
         self.levels = [prior.schedule.level(t) for t in resolve_times(times, prior)]
-        self.num_steps = len(self.levels) - 1
-        self.evaluations: Counter[str] = Counter()
+        self.num_steps, self.num_systems = len(self.levels) - 1, self.cost.num_systems
+        self.evaluations, self.chunk_sizes = Counter[str](), dict[str, int]()
         self.move, self.start, self.parameter_move = move, start, parameter_move
         self.parts: dict[str, Any] = {
             "prior": prior, "cost": self.cost, "times": times,
             "kernel": kernel, "potential": potential, "proposal": proposal,
         }  # fmt: skip
-        optional = {"move": move, "start": start, "parameter_move": parameter_move}
-        self.parts |= {name: part for name, part in optional.items() if part is not None}
+        self.parts |= present({"move": move, "start": start, "parameter_move": parameter_move})
         dry_run(self, potential, proposal)
-        needed = kernel.needs_rehearsal or potential.needs_rehearsal or proposal.needs_rehearsal
-        if rehearsal is None and needed:
+        if rehearsal is None and any(p.needs_rehearsal for p in (kernel, potential, proposal)):
             kept = prior.rehearsal is not None
             rehearsal = rehearse(prior, chunk_size or 512)
             self.parts["rehearsal_forward"] = 0 if kept else rehearsal.evaluations
         self.kernel = kernel.bind(rehearsal)
-        stds = [self.std(k) for k in range(self.num_steps)]
-        problem = Problem(self.cost, self.event_shape, rehearsal, self.levels, stds)
+        self.stds = [self.std(k) for k in range(self.num_steps)]
+        problem = Problem(self.cost, self.event_shape, rehearsal, self.levels, self.stds)
         self.potential, self.proposal = potential.bind(problem), proposal.bind(problem)
         self.num_draws = max(potential.num_draws, proposal.num_draws)
         self.chain_length = 1 if move is None else move.chain_length
@@ -129,7 +128,6 @@ class GuidedDiffusion(LookAhead):
     def step(self, k: int, x: Tensor, carry: Carry, generator: Generator) -> Propagated:
         return self.conditional_step(k, x, carry, generator, None)
 
-    @torch.no_grad()
     def conditional_step(
         self, k: int, x: Tensor, carry: Carry, generator: Generator, pinned: Carry | None
     ) -> Propagated:
@@ -147,9 +145,9 @@ class GuidedDiffusion(LookAhead):
             noise: (S, N, J, *E) the potential's own random numbers, if it wants some.
             pinned: the state (S, *E) that particle 0 must reach, whatever its z.
         """
-        parts = []
-        for i in chunks(x.shape[:2], self.chunk_size):
-            here, z_i = {name: a[:, i] for name, a in carry.items()}, z[:, i]
+
+        def work(i: slice) -> dict[str, Tensor]:
+            here, z_i = cut(carry, i, x.shape[1]), z[:, i]
             base, q = self.kernels(k, x[:, i], here)
             if pinned is not None and i.start == 0 and not base.is_dirac:
                 z_i = torch.cat([q.noise_of(pinned["x"][:, None], slice(0, 1)), z_i[:, 1:]], 1)
@@ -162,12 +160,14 @@ class GuidedDiffusion(LookAhead):
                 **{name: here.get(name) for name in _KEPT},
             })  # fmt: skip
             ahead |= self.look_ahead(k + 1, x_s, ahead)
-            ahead["log_g"] = base.log_ratio(q, z_i) + ahead["log_psi"] - here["log_psi"]
-            ahead["path_kl"] = here["path_kl"] + q.kl(base)
+            log_ratio, kl = base.compared(q, z_i)
+            ahead["log_g"] = log_ratio + ahead["log_psi"] - here["log_psi"]
+            ahead["path_kl"] = here["path_kl"] + kl
             if "acceptance" in here:
                 ahead |= {"parent_mean": base.mean, "parent_std": base.std_like(base.mean)}
-            parts.append(ahead | {"x": x_s})
-        out = join(parts)
+            return ahead | {"x": x_s}
+
+        out = in_chunks(self, kind_of("transition", *self.levels[k : k + 2]), x.shape[:2], work)
         return Propagated(out.pop("x"), out.pop("log_g"), out)
 
     @torch.no_grad()
@@ -192,9 +192,8 @@ class GuidedDiffusion(LookAhead):
         return temper(self, k, log_w, moved)
 
     def report(self, carry: Carry) -> dict[str, Tensor]:
-        names = ("acceptance", "parameter_acceptance", "strength")
-        seen = {name: carry[name] for name in names if name in carry}
-        return {"path_kl": carry["path_kl"].mean(-1)} | {n: a.mean(-1) for n, a in seen.items()}
+        names = ("path_kl", "acceptance", "parameter_acceptance", "strength")
+        return {name: carry[name].mean(-1) for name in names if name in carry}
 
     def culprit(self, k: int) -> tuple[str, str]:
         return blame(self, k)

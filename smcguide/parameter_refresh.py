@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from smcguide.chunking import in_chunks, kind_of
 from smcguide.parameter_moves.base import ParameterMove
 from smcguide.parameters import Parameters
 from smcguide.refresh import choose, knows_that_none
-from smcguide.steps import chunks, join
 
 Fields = Mapping[str, Tensor]
 _LONGEST = 10.0  # widths of the prior, one leapfrog step
@@ -41,11 +41,13 @@ def refresh_parameters(
     if not move.every_step and (fires is None or knows_that_none(fires)):
         return {**carry, "parameter_acceptance": rate}
     z, u = numbers(move, carry["theta"], generator)
-    moved = join([
-        _visit(model, k, move, x[:, i], {name: a[:, i] for name, a in carry.items()},
-               [a[:, i] for a in z], [a[:, i] for a in u])
-        for i in chunks(tuple(x.shape[:2]), model.chunk_size)
-    ])  # fmt: skip
+
+    def work(i: slice) -> dict[str, Tensor]:
+        here = {name: a[:, i] for name, a in carry.items()}
+        return _visit(model, k, move, x[:, i], here, [a[:, i] for a in z], [a[:, i] for a in u])
+
+    kind = kind_of("parameter move", *model.levels[k : k + 2])
+    moved = in_chunks(model, kind, x.shape[:2], work)
     if move.every_step or fires is None:
         return {**carry, **moved}
     mask = fires[:, None].expand_as(rate)

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from smcguide.chunking import in_chunks, kind_of
 from smcguide.moves.base import Move
-from smcguide.steps import chunks, join, present
+from smcguide.steps import present
 
 Fields = Mapping[str, Tensor]
 Moved = tuple[Tensor, dict[str, Tensor], Tensor]
@@ -146,11 +147,7 @@ def _restart(
     top, memory = max(0, k - move.span), None
     there_x = model.noising(k, top, x).sample(noise())
     for j in range(top, k):
-        x0_hat = [
-            model.denoise(there_x[:, i], model.levels[j])
-            for i in chunks(tuple(x.shape[:2]), model.chunk_size)
-        ]
-        base = model.base_kernel(j, there_x, torch.cat(x0_hat, 1), memory)
+        base = model.base_kernel(j, there_x, _denoise(model, j, there_x), memory)
         there_x, memory = base.sample(noise()), base.memory
     there = {**here, "parent_mean": base.mean, "parent_std": base.std_like(base.mean)}
     there |= present({"kernel_memory": memory})
@@ -163,11 +160,21 @@ def _initial_ratio(model: Any, x: Tensor) -> Tensor:
     return ratio.unflatten(0, x.shape[:2])
 
 
+def _denoise(model: Any, k: int, x: Tensor) -> Tensor:
+    def work(i: slice) -> dict[str, Tensor]:
+        return {"x0_hat": model.denoise(x[:, i], model.levels[k])}
+
+    return in_chunks(model, "denoising", x.shape[:2], work)["x0_hat"]
+
+
 def _evaluate(model: Any, k: int, x: Tensor, fields: Fields) -> dict[str, Tensor]:
-    return join([
-        model.look_ahead(k, x[:, i], {name: a[:, i] for name, a in fields.items()})
-        for i in chunks(tuple(x.shape[:2]), model.chunk_size)
-    ])  # fmt: skip
+    def work(i: slice) -> dict[str, Tensor]:
+        here = {name: a[:, i] for name, a in fields.items()}
+        found: dict[str, Tensor] = model.look_ahead(k, x[:, i], here)
+        return found
+
+    kind = kind_of("look", *model.levels[k : k + 2])
+    return in_chunks(model, kind, x.shape[:2], work)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from smcguide.boundary import as_prior, is_differentiable, typical
 from smcguide.checkpoint import Checkpoint
+from smcguide.chunking import ChunkSize
 from smcguide.costs.base import TerminalCost, as_cost
 from smcguide.engine import run
 from smcguide.errors import InvalidInput
@@ -79,7 +80,7 @@ def model(
     parameter_move: ParameterMove | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
 ) -> GuidedDiffusion:
     """The model that `sample` runs, for `run`, `iterate`, `particle_gibbs`, `Candidates`, `rollover`, ...
 
@@ -127,7 +128,7 @@ def sample(
     seed: int = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     record: Sequence[str] = (),
     progress: bool | str | Callable[[StepInfo], None] = "auto",
     checkpoint: str | PathLike[str] | None = None,
@@ -149,7 +150,8 @@ def sample(
         wrap: makes another model of the guided one, e.g. functools.partial(sg.Candidates, num=4).
         seed: of all randomness.
         device, dtype: where and in what precision the particles live; None for the prior's.
-        chunk_size: largest number of particles in the network at once.
+        chunk_size: largest number of particles in the network at once, None for all, "auto" for what fits
+            in memory (see docs/memory.md): tried on few, halved where it runs out, and said in the log.
         record: any of "ancestors", "particles", "log_weights", "paths" and "x0_hat", the denoiser's
             estimates of the event. Particles, paths and estimates take S (K + 1) N events of memory each.
         progress: True, False, "auto", or a function of each StepInfo.

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from smcguide.chunking import in_chunks, kind_of
 from smcguide.feynman_kac import Propagated
 from smcguide.gaussian import Gaussian
 from smcguide.moves.base import Move
 from smcguide.records import Level
 from smcguide.refresh import attempt
-from smcguide.steps import chunks, join
 
 Fields = Mapping[str, Tensor]
 
@@ -40,11 +40,14 @@ class NoisiestLevel:
 def begin(model: Any, x: Tensor, fields: dict[str, Tensor], generator: Generator) -> Propagated:
     """The population x (S, N, *E) with its first look and weight psi_T, or a start's instead."""
     t: Level = model.levels[0]
-    carry = join([
-        dict(here) | model.look_ahead(0, x[:, i], here)
-        for i in chunks(tuple(x.shape[:2]), model.chunk_size)
-        for here in [{name: a[:, i] for name, a in fields.items()}]
-    ])  # fmt: skip
+
+    def work(i: slice) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = model.look_ahead(
+            0, x[:, i], {n: a[:, i] for n, a in fields.items()}
+        )
+        return found
+
+    carry = fields | in_chunks(model, kind_of("look", *model.levels[:2]), x.shape[:2], work)
     log_g, eve = carry["log_psi"], None
     if model.move is not None or model.start is not None:
         law = Gaussian(torch.zeros_like(x), t.sigma)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from smcguide.gaussian import Gaussian
 from smcguide.proposals.base import Linearised
 from smcguide.records import Level, Look
 from smcguide.schedules import Schedule
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class ChunkStep:
 
     def look(self, x: Tensor, x0_hat: Tensor) -> Look:
         """What the carry knows of states x and their denoised estimates."""
-        log_psi, grad = self.carry.get("log_psi"), self.carry.get("grad")
-        return Look(x, x0_hat, self.t, log_psi, grad, **self.past())
+        known: dict[str, Any] = {n: self.carry.get(n) for n in ("log_psi", "grad", "guide_grad")}
+        return Look(x, x0_hat, self.t, **known, **self.past())
 
     def past(self) -> dict[str, Any]:
         """What a look is given of the particles' past, and this step."""
@@ -69,7 +71,7 @@ class ChunkStep:
         return cost
 
     def gradient(self, f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
-        value, _, vjp = self.model.pullback(lambda u: (f(u), None), u)
+        value, _, vjp = self.model.pullback(lambda u: (f(u), None), u, once=True)
         return vjp(torch.ones_like(value))
 
     def linearise(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Linearised:
@@ -80,20 +82,13 @@ class ChunkStep:
         return self.model.denoise(x, t)
 
 
-def chunks(shape: tuple[int, ...], size: int | None) -> list[slice]:
-    """Slices of the particle axis with at most `size` particles over all systems, at least one each."""
-    S, N = shape
-    width = N if size is None else max(1, size // S)
-    return [slice(i, i + width) for i in range(0, N, width)]
+def cut(fields: Mapping[str, Tensor], i: slice, num: int) -> Mapping[str, Tensor]:
+    """The fields (S, num, ...) of the particles i."""
+    if i == slice(0, num):
+        return fields
+    return {name: a[:, i] for name, a in fields.items()}
 
 
-def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Chunks of a population side by side again, field by field."""
-    if len(parts) == 1:
-        return parts[0]
-    return {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
-
-
-def present(fields: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+def present(fields: Mapping[str, T | None]) -> dict[str, T]:
     """The fields that are there."""
     return {name: a for name, a in fields.items() if a is not None}

@@ -17,6 +17,7 @@ from smcguide.bridges.layout import Layout
 from smcguide.bridges.nuisance import Nuisance, Particles, Task
 from smcguide.bridges.outcome import Outcome
 from smcguide.bridges.program import Program
+from smcguide.chunking import ChunkSize
 from smcguide.costs.base import TerminalCost
 from smcguide.errors import InvalidInput
 from smcguide.guided import GuidedDiffusion
@@ -43,7 +44,7 @@ class Inference:
         num_steps: of the diffusion, default 100.
         nuisance: how other continuous latents are inferred: `Particles()` (default), `PMMH()`, `Gibbs()`.
         proposal, potential, resampler, trigger: as in `smcguide.sample`.
-        chunk_size: largest number of particles in the network at once.
+        chunk_size: most particles in the network at once, None for all, "auto" for what fits in memory.
         progress: True, False, "auto", or a function of each StepInfo.
     """
 
@@ -61,7 +62,7 @@ class Inference:
         potential: Potential | None = None,
         resampler: Resampler | None = None,
         trigger: Trigger | None = None,
-        chunk_size: int | None = None,
+        chunk_size: ChunkSize = None,
         progress: bool | str | Callable[[StepInfo], None] = "auto",
     ) -> None:
         if not callable(model):

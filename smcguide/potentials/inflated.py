@@ -13,6 +13,8 @@ likelihoods are treated as `Tweedie` treats them.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any, Self
 
 import torch
@@ -112,7 +114,7 @@ class InflatedGaussian(Potential):
 
     def log_value(self, look: Look) -> Tensor:
         values = [term.log_value(look) for term in self._terms]
-        return torch.stack(values).sum(0) + tweedie(self._rest, look)
+        return reduce(add, values) + tweedie(self._rest, look)
 
     def residual(self, look: Look) -> Tensor:
         """r (S, N, m) with log psi = -|r|^2 / 2 + constant, for Gauss-Newton."""

@@ -29,6 +29,7 @@ At tau_i the value is far narrower than its reason, which the last weight must u
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -36,6 +37,7 @@ from torch import Tensor
 
 from smcguide.conditioning import GaussianValue
 from smcguide.errors import InvalidInput
+from smcguide.kept import Kept
 from smcguide.potentials.base import Potential
 from smcguide.problem import Problem
 from smcguide.records import Level, Look
@@ -61,7 +63,7 @@ class NoisedObservation(Potential):
 
     path: Literal["zhao", "mcgdiff"] = "zhao"
     kappa: float = 1e-4
-    _seen: Any = field(default=None, init=False, repr=False)
+    _laws: Any = field(default=None, init=False, repr=False)
     uses_cost = 0
 
     def __post_init__(self) -> None:
@@ -84,18 +86,15 @@ class NoisedObservation(Potential):
     def bind(self, problem: Problem) -> Self:
         self.check(problem.cost)
         bound = super().bind(problem)
-        object.__setattr__(bound, "_seen", _Seen(problem))
+        seen = _Seen(problem)
+        make = partial(seen.law, self.path, self.kappa)
+        object.__setattr__(bound, "_laws", Kept(make, 2 * seen.A.numel()))
         return bound
 
     def law(self, t: Level) -> GaussianValue:
         """psi_t as N(v; F x, Omega); at data the likelihood itself."""
-        seen: _Seen = self._seen
-        if t not in seen.cache:
-            if len(seen.cache) > 1:  # a step needs the level it leaves and the one it enters
-                seen.cache.pop(next(iter(seen.cache)))
-            noised = seen.mcgdiff(t, self.kappa) if self.path == "mcgdiff" else seen.zhao(t)
-            seen.cache[t] = seen.likelihood() if t.sigma == 0 else noised
-        return seen.cache[t]
+        laws: Kept[Level, GaussianValue] = self._laws
+        return laws[t]
 
     def log_value(self, look: Look) -> Tensor:
         return self.law(look.t).log_density(look.x)
@@ -112,7 +111,11 @@ class _Seen:
         self.y = torch.cat([c.y[:, 0].expand(S, -1) for c in parts], -1)
         down = zip(problem.levels, problem.levels[1:], problem.stds, strict=False)
         self.steps = {s: c / s.alpha for t, s, c in down if s.ratio < t.ratio and c > 0}
-        self.cache: dict[Level, GaussianValue] = {}
+
+    def law(self, path: str, kappa: float, t: Level) -> GaussianValue:
+        if t.sigma == 0:
+            return self.likelihood()
+        return self.mcgdiff(t, kappa) if path == "mcgdiff" else self.zhao(t)
 
     def likelihood(self) -> GaussianValue:
         return GaussianValue(self.A, self.y, torch.diag(self.std**2))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
+from smcguide.kept import Kept
 from smcguide.records import Level, Look
 from smcguide.rehearsal import Moments, Rehearsal
 
@@ -30,7 +31,9 @@ class Widened(ABC):
 
     def __init__(self, cost: Any) -> None:
         self.cost = cost
-        self.cache: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
+        m = len(cost.std)
+        self.log_norm = float(cost.std.log().sum()) + 0.5 * m * math.log(2 * math.pi)
+        self.whitener: Kept[Level, tuple[Tensor, Tensor, Tensor]] = Kept(self._whitener, m**2)
 
     @abstractmethod
     def law(self, t: Level) -> tuple[Tensor, Tensor]:
@@ -38,33 +41,26 @@ class Widened(ABC):
 
     def _whitener(self, t: Level) -> tuple[Tensor, Tensor, Tensor]:
         """b_t, L^-1 and log det L for L L^T = I + W_t."""
-        if t.time not in self.cache:
-            if len(self.cache) > 1:  # a step needs the level it leaves and the one it enters
-                self.cache.pop(next(iter(self.cache)))
-            shift, W = self.law(t)
-            if W.ndim == 1:
-                self.cache[t.time] = shift, (1 + W).rsqrt(), 0.5 * torch.log1p(W).sum()
-            else:
-                eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
-                L = torch.linalg.cholesky(eye + W)
-                inverse = torch.linalg.solve_triangular(L, eye, upper=False)
-                self.cache[t.time] = shift, inverse, L.diagonal().log().sum()
-        return self.cache[t.time]
+        shift, W = self.law(t)
+        if W.ndim == 1:
+            return shift, (1 + W).rsqrt(), 0.5 * torch.log1p(W).sum()
+        eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
+        L = torch.linalg.cholesky(eye + W)
+        return shift, torch.linalg.solve_triangular(L, eye, upper=False), L.diagonal().log().sum()
 
     def log_det(self, t: Level) -> Tensor:
         """log det (I + W_t)."""
-        return 2 * self._whitener(t)[2]
+        return 2 * self.whitener[t][2]
 
     def residual(self, look: Look) -> Tensor:
         """Whitened residual (S, N, m)."""
-        shift, inverse, _ = self._whitener(look.t)
+        shift, inverse, _ = self.whitener[look.t]
         r = self.cost.residual(look.x0_hat) - shift
         return r * inverse if inverse.ndim == 1 else r @ inverse.T
 
     def log_value(self, look: Look) -> Tensor:
         """Log-density (S, N) of y."""
-        constant = self._whitener(look.t)[2] + self.cost.std.log().sum()
-        constant = constant + 0.5 * len(self.cost.std) * math.log(2 * math.pi)
+        constant = self.whitener[look.t][2] + self.log_norm
         return -0.5 * self.residual(look).square().sum(-1) - constant
 
 

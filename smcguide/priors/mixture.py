@@ -7,14 +7,15 @@ With S_k = U_k diag(v_k) U_k^T and responsibilities r_k(x_t), the denoiser is
     D(x) = sum_k r_k [ m_k + U_k diag(alpha v_k / (alpha^2 v_k + sigma^2)) U_k^T (x - alpha m_k) ].
 """
 
-import math
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
+from smcguide.kept import Kept
 from smcguide.priors.base import Prior, require_float
+from smcguide.priors.components import Components, ManyShapes, OneShape
 from smcguide.priors.conjugate import condition
 from smcguide.records import Level
 from smcguide.rehearsal import Moments
@@ -63,6 +64,7 @@ class GaussianMixture(Prior):
             )
         self._log_w = torch.log(w / w.sum())
         self._v, self._U = self._spectrum(covariances, scale, K, d)
+        self._remember()
 
     def _spectrum(
         self, cov: Tensor | None, scale: float | Tensor | None, K: int, d: int
@@ -90,41 +92,24 @@ class GaussianMixture(Prior):
             )
         return v.clamp(min=0), U
 
-    def _components(self, x: Tensor, t: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log r_k + log p(x_t) (M, K); x in eigenbasis (M, 1 or K, d); means there; marginal var."""
-        z, m = x[:, None], self._m
-        if self._U is not None:
-            z = torch.einsum("md,kde->mke", x, self._U)
-            m = torch.einsum("kd,kde->ke", m, self._U.expand(len(m), -1, -1))
-        var = t.alpha**2 * self._v + t.sigma**2
-        # one shared metric: a matrix product instead of (M, K, d) differences
-        if len(self._v) == 1:
-            zs, ms = z[:, 0] * var.rsqrt(), t.alpha * m * var.rsqrt()
-            square = zs.square().sum(-1)[:, None] + ms.square().sum(-1) - 2 * zs @ ms.T
-        else:
-            square = ((z - t.alpha * m) ** 2 / var).sum(-1)
-        log_norm = -0.5 * torch.log(2 * math.pi * var).sum(-1)
-        return self._log_w + log_norm - square / 2, z, m, var
+    def _remember(self) -> None:
+        """A table of levels, on the device of the means."""
+        numbers = 2 * (self._m.numel() + self._v.numel())
+        self._at: Kept[Level, Components] = Kept(self._components, numbers)
+
+    def _components(self, t: Level) -> Components:
+        shape = (self._log_w, self._m)
+        if len(self._v) > 1:
+            return ManyShapes(*shape, self._v, self._U, t)
+        return OneShape(*shape, self._v[0], None if self._U is None else self._U[0], t)
 
     def denoise(self, x: Tensor, t: float) -> Tensor:
-        level = self.schedule.level(t)
-        log_joint, z, m, var = self._components(x.flatten(1).double(), level)
-        r = torch.softmax(log_joint, -1)
-        gain = level.alpha * self._v / var
-        if len(self._v) == 1:
-            mean = (r @ m)[:, None]
-            D = mean + gain * (z - level.alpha * mean)
-            D = D[:, 0] if self._U is None else D[:, 0] @ self._U[0].T
-        else:
-            D = m + gain * (z - level.alpha * m)
-            if self._U is not None:
-                D = torch.einsum("mke,kde->mkd", D, self._U)
-            D = torch.einsum("mk,mkd->md", r, D)
+        D = self._at[self.schedule.level(t)].denoise(x.flatten(1).double())
         return D.reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, t: float = 0.0) -> Tensor:
         """Log-density (M,) float64 of the noised marginal at time t (t = 0: the data law)."""
-        return log_sum_exp(self._components(x.flatten(1).double(), self.schedule.level(t))[0])
+        return self._at[self.schedule.level(t)].log_prob(x.flatten(1).double())
 
     def score(self, x: Tensor, t: float) -> Tensor:
         """Gradient of log p_t at x, (M, *E), for t > 0."""
@@ -193,6 +178,7 @@ class GaussianMixture(Prior):
         moved._m, moved._log_w = self._m.to(moved.device), self._log_w.to(moved.device)
         moved._v = self._v.to(moved.device)
         moved._U = None if self._U is None else self._U.to(moved.device)
+        moved._remember()
         return moved
 
     def __repr__(self) -> str:

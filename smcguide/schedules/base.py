@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from smcguide.kept import Kept
 from smcguide.records import Level
 
 
@@ -50,5 +51,11 @@ class Schedule(ABC):
         return float(d_alpha), float(d_sigma)
 
     def level(self, t: float) -> Level:
-        """alpha and sigma at one time, as floats."""
-        return Level(float(t), float(self.alpha(t)), float(self.sigma(t)))
+        """alpha and sigma at one time, as floats; remembered, for a schedule does not change."""
+        if "_levels" not in self.__dict__:
+            self.__dict__["_levels"] = Kept(self._level)  # also where it is frozen
+        level: Level = self.__dict__["_levels"][float(t)]
+        return level
+
+    def _level(self, t: float) -> Level:
+        return Level(t, float(self.alpha(t)), float(self.sigma(t)))
