@@ -45,19 +45,25 @@ class LookAhead(BaseChain):
 
     def look_ahead(self, k: int, x: Tensor, carry: Carry) -> dict[str, Tensor]:
         """One network evaluation of states x after k transitions, for the weight of the step that led
-        there and the proposal of the next: x0_hat, log_psi, and as asked grad and psi_memory."""
+        there and the proposal of the next: x0_hat, log_psi, and as asked grad or guide_grad, and
+        psi_memory."""
         if self.levels[k].sigma == 0:
             self.evaluations["cost"] += x.shape[0] * x.shape[1]
             return {"x0_hat": x, "log_psi": -self.cost.at(carry.get("theta"))(x).double()}
         step = self._step(k, carry)
-        if self.proposal.needs_gradient or self.wants_gradient(k):
+        own = self.proposal.needs_gradient or self.wants_gradient(k)
+        guide = None if own else self._shared_guide(k)
+        if own or guide is not None:
 
             def value(x: Tensor) -> tuple[Tensor, Any]:
-                look, memory = self._evaluate(x, step, self.potential)
-                return look.value, (look.x0_hat.detach(), memory)
+                look, memory = self._evaluate(x, step, guide or self.potential)
+                return look.value, (look, memory)
 
-            log_psi, (x0_hat, memory), vjp = self.pullback(value, x)
-            out = {"x0_hat": x0_hat, "log_psi": log_psi, "grad": vjp(torch.ones_like(log_psi))}
+            led, (look, memory), vjp = self.pullback(value, x, once=True)
+            if guide is not None:
+                look, memory = self._evaluate(look.x, step, self.potential, look.x0_hat)
+            out = {"x0_hat": look.x0_hat.detach(), "log_psi": look.value.detach()}
+            out["grad" if guide is None else "guide_grad"] = vjp(torch.ones_like(led))
         else:
             look, memory = self._evaluate(x, step, self.potential)
             out = {"x0_hat": look.x0_hat, "log_psi": look.value}
@@ -72,6 +78,13 @@ class LookAhead(BaseChain):
         """Whether somebody besides the proposal wants the gradient of the value after k transitions."""
         users = (self.move, self.start if k == 0 else None)
         return any(part is not None and part.needs_gradient for part in users)
+
+    def _shared_guide(self, k: int) -> Any:
+        """The guide of the proposal of transition k, whose gradient belongs to the same network call;
+        None where nothing is guided."""
+        guide = self.proposal.shared_guide
+        idle = guide is None or self.is_noising(k) or self.is_noiseless(k)
+        return None if idle else guide
 
     @property
     def extras(self) -> list[str]:
@@ -96,9 +109,10 @@ class LookAhead(BaseChain):
         """The look at x with its value, and the potential's memory of it; `x0_hat` where it is known."""
         here, vjp = x, None
         if value.needs_jacobian:
-            with torch.enable_grad():
-                here = x if x.requires_grad else x.detach().requires_grad_()
-                x0_hat = self.denoise(here, step.t)
+            if x0_hat is None or not x0_hat.requires_grad:
+                with torch.enable_grad():
+                    here = x if x.requires_grad else x.detach().requires_grad_()
+                    x0_hat = self.denoise(here, step.t)
             vjp = self._counted(self._vjp(x0_hat, here), x.shape[0] * x.shape[1])
         elif x0_hat is None:
             x0_hat = self.denoise(x, step.t)
@@ -107,16 +121,17 @@ class LookAhead(BaseChain):
         log_psi, memory = value.evaluate(look)
         # zero before the end would lose mass for good: illegal, and the engine says so
         log_psi = log_psi.double()
-        log_psi = torch.where(torch.isneginf(log_psi), torch.nan, log_psi)
+        log_psi = log_psi.masked_fill(torch.isneginf(log_psi), torch.nan)
         if here is not x:
             follows = look.theta is not None and look.theta.requires_grad
             x0_hat, log_psi = x0_hat.detach(), log_psi if follows else log_psi.detach()
         return replace(look, x=x, x0_hat=x0_hat, log_psi=log_psi), memory
 
     def pullback(
-        self, f: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor
+        self, f: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor, once: bool = False
     ) -> tuple[Tensor, Any, Callable[[Tensor], Tensor]]:
-        """value, extra = f(x), and v -> (d value / d x)^T v."""
+        """value, extra = f(x), and v -> (d value / d x)^T v; to be asked `once`, it frees what it holds
+        on its way, as networks compiled by torch insist."""
         before = self.evaluations["network_forward"]
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -124,10 +139,11 @@ class LookAhead(BaseChain):
         through = self.evaluations["network_forward"] - before
         if not value.requires_grad:  # a value that does not look at x
             return value, extra, lambda v: torch.zeros_like(x)
-        return value.detach(), extra, self._counted(self._vjp(value, x), through)
+        return value.detach(), extra, self._counted(self._vjp(value, x, once), through)
 
-    def _vjp(self, value: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda v: torch.autograd.grad(value, x, v.to(value.dtype), retain_graph=True)[0]
+    def _vjp(self, value: Tensor, x: Tensor, once: bool = False) -> Callable[[Tensor], Tensor]:
+        keep = not once
+        return lambda v: torch.autograd.grad(value, x, v.to(value.dtype), retain_graph=keep)[0]
 
     def _counted(self, vjp: Callable[[Tensor], Tensor], rows: int) -> Callable[[Tensor], Tensor]:
         """The same map, counted as a pass back through the network for `rows` particles."""

@@ -44,6 +44,7 @@ class Look:
         t: the noise level.
         log_psi: (S, N) float64, the potential's value, once it has been asked.
         grad: (S, N, *E) gradient of log_psi with respect to x, if the proposal asked for it.
+        guide_grad: (S, N, *E) the same of the proposal's `shared_guide`, where it has been taken.
         memory: (S, N, ...) what a path-dependent potential remembers of the earlier levels.
         noise: (S, N, J, *E) the particle's own standard normal numbers, if the potential wants some.
         strength: (S, N) the strength of an adaptively tempered potential, once it has been chosen.
@@ -63,6 +64,7 @@ class Look:
     step: Any = None
     theta: Tensor | None = None
     vjp: Callable[[Tensor], Tensor] | None = None
+    guide_grad: Tensor | None = None
 
     @property
     def value(self) -> Tensor:
@@ -100,10 +102,13 @@ class Particles:
     def take(self, ancestors: Tensor) -> "Particles":
         """The population of `ancestors` (S, N): every per-particle field is gathered, here only."""
         S, N = ancestors.shape
-        flat = (ancestors + N * torch.arange(S, device=ancestors.device)[:, None]).flatten()
+        flat = ancestors.flatten()
+        if S > 1:
+            flat = (ancestors + N * torch.arange(S, device=ancestors.device)[:, None]).flatten()
 
         def gather(a: Tensor) -> Tensor:
-            return a.flatten(0, 1).index_select(0, flat).unflatten(0, (S, N))
+            rows = a.flatten(0, 1).index_select(0, flat)
+            return rows.view(S, N, *rows.shape[1:])
 
         return Particles(
             gather(self.x),

@@ -58,7 +58,7 @@ def test_golden_path_A1(name: str) -> None:
     path, noise = golden[f"{name}/x_path"], golden[f"{name}/noise"]
     x, carry = path[0][None], {}
     carry = dict(model.initial((1, 4), torch.Generator().manual_seed(0)).carry)
-    carry["x0_hat"] = model.denoise(x, model.levels[0])
+    carry |= model.look_ahead(0, x, carry)
     for k in range(model.num_steps - 1):
         moved = model.advance(k, x, carry, noise[k][None])
         torch.testing.assert_close(moved.x[0], path[k + 1], rtol=1e-6, atol=1e-6)

@@ -545,8 +545,8 @@ WORK: dict[str, tuple[Proposal, Any, int, int]] = {
     "DTM": (DTM(), InflatedGaussian(), 2 * K - 1, K),
     "DTM, 3 iterations": (DTM(num_iters=3), Tweedie(), 4 * K - 3, 3 * K - 2),
     "DTM, warm": (DTM(warm_start=True), Tweedie(), 3 * K - 2, K - 1),
-    "DTM, guide": (DTM(guide=Tweedie(1.0)), Tweedie(), 3 * K - 2, K - 1),
-    "DTM, published": (DTM("ndtm"), Tweedie(), 3 * K - 2, K - 1),
+    "DTM, guide": (DTM(guide=Tweedie(1.0)), Tweedie(), 2 * K - 1, K - 1),
+    "DTM, published": (DTM("ndtm"), Tweedie(), 2 * K - 1, K - 1),
     "Gauss-Newton": (
         DTM(solver="gauss_newton", num_iters=2), InflatedGaussian(), 3 * K - 2, 5 * (K - 1),
     ),

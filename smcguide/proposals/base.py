@@ -80,6 +80,8 @@ class Proposal(ABC):
     Attributes:
         is_guided: False only if the proposal always returns the base kernel.
         needs_gradient: whether `look.grad` is wanted.
+        shared_guide: a potential besides the model's own whose gradient the look-ahead takes in passing,
+            as `look.guide_grad`, where it can; None for none.
         needs_cost_gradient: whether the cost must be one that autograd can follow.
         needs_rehearsal: whether `bind` wants to know the prior's moments or draws.
         num_draws: how many standard normal events per particle `look.noise` must hold.
@@ -88,6 +90,7 @@ class Proposal(ABC):
 
     is_guided: bool = True
     needs_gradient: bool = False
+    shared_guide: Any = None
     needs_cost_gradient: bool = True
     needs_rehearsal: bool = False
     num_draws: int = 0

@@ -46,6 +46,11 @@ class Combined(Proposal):
         return any(p.needs_gradient for p in self.parts)
 
     @property
+    def shared_guide(self) -> Any:
+        """The first part's that has one; the others ask for their own gradients."""
+        return next((p.shared_guide for p in self.parts if p.shared_guide is not None), None)
+
+    @property
     def needs_cost_gradient(self) -> bool:  # type: ignore[override]
         return any(p.needs_cost_gradient for p in self.parts)
 
@@ -67,6 +72,8 @@ class Combined(Proposal):
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
         q, memories = replace(base, memory=None), []
         for part in self.parts:
-            q = part.propose(replace(q, memory=None), look, step)
+            shares = part.shared_guide is self.shared_guide
+            here = look if shares else replace(look, guide_grad=None)
+            q = part.propose(replace(q, memory=None), here, step)
             memories += [] if q.memory is None else [q.memory]
         return replace(q, memory=memories[0] if memories else None)

@@ -8,8 +8,15 @@ map there, m~ = m(x~), and delta = m~ - m(x_t). The step problem, particle by pa
 trades the value reached against the cost of leaving the base kernel N(m(x_t), c^2). After `num_iters`
 iterations and a trust region, |delta| <= trust c, the proposal is N(m(x_t) + delta, c^2). Any u gives
 an exact method; a good one gives a small variance. With gamma = c alpha_t / alpha_s the KL is about
-|u|^2 / 2, so that one gradient step of length 1 from u = 0 is already sensible; its gradient is shared
-with the look-ahead. `Published` is the objective of the released NDTM sampler.
+|u|^2 / 2, so that one gradient step of length 1 from u = 0 is already sensible; its gradient, at x_t
+itself, is shared with the look-ahead. `Published` is the objective of the released NDTM sampler. A step
+with M iterations takes, the look-ahead's network call included,
+
+    passes                                           forward    backward
+    descent from u = 0                               M + 1      M
+    with a warm start, or a guide unshared           M + 2      M
+    Gauss-Newton                                     3          2 M + 1
+    any of them with reuse                           1 less     the same
 
 Reference: Pandey et al., "Variational control for guidance in diffusion models" (arXiv 2502.03686).
 """
@@ -46,6 +53,11 @@ class DTM(Proposal):
         trust: largest |delta| in units of c; inf for none.
         warm_start: start from the particle's previous control instead of 0 ("causal").
         guide: a potential to follow in place of the model's own, e.g. Tweedie(1.0).
+        reuse: no network call at the last control u. The mean is the base map at x_t + gamma u with the
+            denoised estimate of the last iteration's call, moved from there to u as for a standard
+            normal prior, by alpha_t / (alpha_t^2 + sigma_t^2); with Gauss-Newton as linearised. One
+            forward pass less, and at equal evaluations a smaller error of log Z on the 25-Gaussian
+            mixture.
 
     Raises:
         InvalidInput: for unknown names, num_iters below 1.
@@ -59,6 +71,7 @@ class DTM(Proposal):
     trust: float = 2.0
     warm_start: bool = False
     guide: Any = None
+    reuse: bool = False
 
     def __post_init__(self) -> None:
         named = self.objective in ("kl", "ndtm") or isinstance(self.objective, Published)
@@ -75,6 +88,19 @@ class DTM(Proposal):
         """The first gradient step from u = 0 needs just the gradient of the potential."""
         first = self.objective == "kl" and self.solver != "gauss_newton"
         return first and self.guide is None and not self.warm_start
+
+    @property
+    def shared_guide(self) -> Any:
+        """What a descent from u = 0 follows at first, where that is not the model's own potential."""
+        if self.warm_start or self.solver == "gauss_newton":
+            return None
+        return self._published or self.guide
+
+    @property
+    def _published(self) -> Published | None:
+        if isinstance(self.objective, Published):
+            return self.objective
+        return Published() if self.objective == "ndtm" else None
 
     @property
     def needs_rehearsal(self) -> bool:  # type: ignore[override]
@@ -100,48 +126,62 @@ class DTM(Proposal):
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
         if step.t.alpha == 0:  # pure noise says nothing about x_0, whatever the control
             return Gaussian(base.mean, base.std)
-        published = Published() if self.objective == "ndtm" else self.objective
-        if isinstance(published, Published):
-            gamma, objective = published.problem(look, step)
-        else:
+        published = self._published
+        if published is None:
             gamma, objective = self._problem(base, look, step)
-        if self.solver == "gauss_newton":
-            u = gauss_newton(base, look, step, gamma, self.guide, self.num_iters)
         else:
-            u = self._descend(objective, gamma, look, step)
-        delta = step.base_at(look.x + gamma * u).mean - base.mean
+            gamma, objective = published.problem(look, step)
+        if self.solver == "gauss_newton":
+            u, x0_hat = gauss_newton(base, look, step, gamma, self.guide, self.num_iters)
+        else:
+            u, x0_hat = self._descend(objective, gamma, look, step)
+        x = look.x + gamma * u
+        delta = (step.base_of(x, x0_hat) if self.reuse else step.base_at(x)).mean - base.mean
         if math.isfinite(self.trust):
             delta = within_trust(delta, base.std, self.trust)
         return Gaussian(base.mean + delta, base.std, u if self.warm_start else None)
 
     def _problem(self, base: Gaussian, look: Look, step: Step) -> StepProblem:
-        """gamma and the objective -log psi + KL."""
+        """gamma, and u -> the objective -log psi + KL and the denoised estimate there."""
         gamma = base.std * (step.t.alpha / step.s.alpha)
 
-        def objective(u: Tensor) -> Tensor:
+        def objective(u: Tensor) -> tuple[Tensor, Tensor]:
             there = step.look_at(look.x + gamma * u, self.guide)
-            return step.base_of(there.x, there.x0_hat).kl(base) - there.value
+            return step.base_of(there.x, there.x0_hat).kl(base) - there.value, there.x0_hat
 
         return gamma, objective
 
     def _descend(
         self,
-        objective: Callable[[Tensor], Tensor],
+        objective: Callable[[Tensor], tuple[Tensor, Tensor]],
         gamma: float | Tensor,
         look: Look,
         step: Step,
-    ) -> Tensor:
-        """The control after `num_iters` gradient steps; the loss is a sum over particles."""
+    ) -> tuple[Tensor, Tensor]:
+        """The control after `num_iters` gradient steps and, for re-use, the denoised estimate there to
+        first order from that of the last of them; the loss is a sum over particles."""
         warm = self.warm_start and step.memory is not None
         u = step.memory if warm and step.memory is not None else torch.zeros_like(look.x)
         default = 1.0 if self.objective == "kl" else 0.01
         rate = default if self.learning_rate is None else self.learning_rate
         rate = rate * (1 - step.progress) if self.decay else rate
         descend = sgd if self.solver == "sgd" else adam
+        last, x0_hat = u, look.x0_hat
+        slope = look.grad if self.needs_gradient else look.guide_grad
+
+        def loss(u: Tensor) -> Tensor:
+            nonlocal last, x0_hat
+            value, there = objective(u)
+            last, x0_hat = u.detach(), there.detach()
+            return value
 
         def gradient(i: int, u: Tensor) -> Tensor:
-            if i == 0 and self.needs_gradient:  # at u = 0 the KL is flat
-                return -gamma * look.slope
-            return step.gradient(objective, u)
+            if i == 0 and slope is not None:  # at u = 0 the penalties are flat
+                return -gamma * slope
+            return step.gradient(loss, u)
 
-        return descend(u, gradient, rate, self.num_iters)
+        u = descend(u, gradient, rate, self.num_iters)
+        if self.reuse:
+            gain = step.t.alpha / (step.t.alpha**2 + step.t.sigma**2)
+            x0_hat = x0_hat + gain * gamma * (u - last)
+        return u, x0_hat

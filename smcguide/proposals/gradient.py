@@ -10,9 +10,9 @@ One rule for the unit of the step and one scale for its length give the publishe
                                                             image code of TDS
     state    g                                              DPS (2209.14687), FreeDoM (2303.09833)
 
-Every choice is weighted exactly; a bad one costs variance. Following the model's own potential shares
-the backward pass through the network with the look-ahead; a guide costs one call and one backward
-pass more. On coarse grids the x0_hat rule is many standard deviations off: give it a trust radius.
+Every choice is weighted exactly; a bad one costs variance. The gradient, the model's own or a guide's,
+comes from the look-ahead's network call: one forward and one backward pass in all. On coarse grids the
+x0_hat rule is many standard deviations off: give it a trust radius.
 """
 
 import math
@@ -61,6 +61,10 @@ class Gradient(Proposal):
         return self.guide is None
 
     @property
+    def shared_guide(self) -> Any:
+        return self.guide
+
+    @property
     def needs_rehearsal(self) -> bool:  # type: ignore[override]
         return self.guide is not None and bool(self.guide.needs_rehearsal)
 
@@ -88,7 +92,8 @@ class Gradient(Proposal):
         def slope_at(x: Tensor) -> Tensor:
             return step.gradient(lambda x: step.look_at(x, self.guide).value, x)
 
-        slope = look.slope if self.guide is None else slope_at(look.x)
+        slope = look.slope if self.guide is None else look.guide_grad
+        slope = slope_at(look.x) if slope is None else slope
         move = as_scale(self.scale).step(look, step, slope, lambda u: slope_at(look.x + u))
         if self.rule == "state":
             delta = move

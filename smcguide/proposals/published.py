@@ -5,7 +5,7 @@ Reference: Pandey et al., "Variational control for guidance in diffusion models"
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from smcguide.proposals.base import Step
 from smcguide.records import Look
 from smcguide.schedules import DDPMTable
 
-StepProblem = tuple[float | Tensor, Callable[[Tensor], Tensor]]
+StepProblem = tuple[float | Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Published:
     terminal_weight: float = 50.0
     weights: Literal["ddim", "ddpm", "zero"] = "ddim"
     clamp: tuple[float, float] | None = (-1.0, 1.0)
+    needs_jacobian: ClassVar[bool] = False
+    uses_cost: ClassVar[int] = 0  # counted by the step
 
     def __post_init__(self) -> None:
         if self.weights not in ("ddim", "ddpm", "zero"):
@@ -56,21 +58,28 @@ class Published:
         kappa = torch.sqrt(s.sigma**2 - torch.as_tensor(std) ** 2) - s.alpha * t.sigma / t.alpha
         return float(kappa**2), (t.alpha / s.alpha) ** 2
 
+    def evaluate(self, look: Look) -> tuple[Tensor, None]:
+        """-w_T C(clamp(D)), all that is not flat at u = 0, as a value for the look-ahead."""
+        return -self.terminal_weight * look.step.cost(self._clean(look.x0_hat)), None
+
+    def _clean(self, D: Tensor) -> Tensor:
+        return D if self.clamp is None else D.clamp(*self.clamp)
+
     def problem(self, look: Look, step: Step) -> StepProblem:
-        """gamma and the objective u (S, N, *E) -> (S, N)."""
+        """gamma, and u (S, N, *E) -> the objective (S, N) and the denoised estimate there."""
         w_score, w_control = self.penalties(step)
         t, gamma = step.t, self.gamma
         noise = (look.x - t.alpha * look.x0_hat) / t.sigma
 
-        def objective(u: Tensor) -> Tensor:
+        def objective(u: Tensor) -> tuple[Tensor, Tensor]:
             x = look.x + gamma * u
             D = step.denoise(x)
-            clean = D if self.clamp is None else D.clamp(*self.clamp)
             moved = (x - t.alpha * D) / t.sigma - noise
-            return (
-                self.terminal_weight * step.cost(clean)
+            value = (
+                self.terminal_weight * step.cost(self._clean(D))
                 + w_control * gamma**2 * (gamma * u).flatten(2).square().sum(-1)
                 + w_score * moved.flatten(2).square().sum(-1)
             )
+            return value, D
 
         return gamma, objective

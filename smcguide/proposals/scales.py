@@ -82,11 +82,15 @@ class Scale(ABC):
     ) -> Tensor:
         """The step (S, N, *E) along `slope`; ahead(u) is the slope after a move by u."""
         weight = self.strength * (1.0 if self.weight is None else self.weight(step.t, step.s))
-        size = self.size(look, slope, ahead).to(slope.dtype)
-        return weight * size.reshape(*size.shape, *[1] * (slope.ndim - size.ndim)) * slope
+        size = self.size(look, slope, ahead)
+        if isinstance(size, Tensor):
+            size = size.to(slope.dtype).reshape(*size.shape, *[1] * (slope.ndim - size.ndim))
+        return weight * size * slope
 
     @abstractmethod
-    def size(self, look: Look, slope: Tensor, ahead: Callable[[Tensor], Tensor]) -> Tensor:
+    def size(
+        self, look: Look, slope: Tensor, ahead: Callable[[Tensor], Tensor]
+    ) -> float | Tensor:
         """A number, or one per particle (S, N)."""
 
 
@@ -94,8 +98,8 @@ class Scale(ABC):
 class Constant(Scale):
     """The gradient as it is."""
 
-    def size(self, look: Look, slope: Tensor, ahead: Callable[[Tensor], Tensor]) -> Tensor:
-        return slope.new_ones(())
+    def size(self, look: Look, slope: Tensor, ahead: Callable[[Tensor], Tensor]) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True)
