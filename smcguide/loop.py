@@ -5,12 +5,12 @@
     look ahead  and values it where it went (both inside `model.step`)
     reweight    log w += log g; weights are carried where no resampling happened
 
-Per-system decisions are masks: nothing in the loop waits for the device. The final weights are
-returned, never resampled away.
+Per-system decisions are masks: nothing in the loop waits for a device. On the CPU, where looking costs
+nothing, a resampling of no system is left out. The final weights are returned, never resampled away.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -22,7 +22,7 @@ from smcguide.population import Population
 from smcguide.records import Particles, StepInfo
 from smcguide.resamplers.base import Resampler
 from smcguide.trace import step_info
-from smcguide.triggers import Trigger
+from smcguide.triggers import Trigger, decide
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,17 @@ class Plan:
     population: Population = field(default_factory=Population)
 
 
-@dataclass(frozen=True)
+@dataclass
 class State:
-    """A run between two steps: all that the rest of it depends on.
+    """A run between two steps: all that the rest of it depends on. One object for a whole run, so that
+    nobody keeps a population alive that has been replaced.
 
     Attributes:
         k: transitions made so far.
         particles: the population here.
         log_z: (S,) evidence of the resamplings so far.
         noise, selection: the two streams of random numbers, where they stand.
+        info: the record of the last step; None where the particles have changed since.
     """
 
     k: int
@@ -63,6 +65,7 @@ class State:
     log_z: Tensor
     noise: Generator
     selection: Generator
+    info: StepInfo | None = None
 
 
 def begin(model: FeynmanKac, plan: Plan) -> tuple[State, StepInfo]:
@@ -76,36 +79,35 @@ def begin(model: FeynmanKac, plan: Plan) -> tuple[State, StepInfo]:
     particles = Particles(first.x, first.log_g.double(), eve, first.carry)
     log_z = torch.zeros(plan.shape[0], dtype=torch.float64, device=first.x.device)
     still = torch.zeros_like(log_z, dtype=torch.bool)
-    info = step_info(model, 0, particles, log_z, own, still, first, plan.record, plan.population)
-    return State(0, particles, log_z, noise, selection), info
+    info = step_info(model, 0, particles, log_z, None, still, first, plan.record, plan.population)
+    return State(0, particles, log_z, noise, selection, info), info
 
 
-def advance(model: FeynmanKac, plan: Plan, state: State) -> tuple[State, StepInfo]:
-    """One transition more."""
-    k, particles, log_z = state.k, state.particles, state.log_z
-    ancestors = own = _own(model, plan)
+def advance(model: FeynmanKac, plan: Plan, state: State) -> StepInfo:
+    """One transition more, by which `state` changes."""
+    k = state.k
     # resample
-    decision: bool | Tensor = False
-    if not model.is_noiseless(k):
-        decision = plan.trigger(k, plan.population.whole(particles.log_w))
-    fires = torch.as_tensor(decision, device=log_z.device).expand(plan.shape[0])
-    if decision is not False:
-        particles, log_z, ancestors = _resample(model, plan, state, fires)
-    moves = None if decision is False else fires
-    x, carry = model.refresh(k, particles.x, particles.carry, moves, state.noise)
+    fires = _fires(model, plan, state)
+    ancestors = None if fires is None else _resample(model, plan, state, fires)
+    particles, log_z = state.particles, state.log_z
+    x, carry = model.refresh(k, particles.x, particles.carry, fires, state.noise)
     if plan.lineage is not None:
-        plan.lineage.insert({"x": x}, ancestors if k else None)
+        parents = _own(model, plan) if ancestors is None else ancestors
+        plan.lineage.insert({"x": x}, parents if k else None)
     # propose, look ahead
     moved = model.adapt(k + 1, particles.log_w, model.step(k, x, carry, state.noise))
     # reweight
     log_w = particles.log_w + moved.log_g.double()
     particles = Particles(moved.x, log_w, particles.eve, moved.carry)
     if plan.lineage is not None and k + 1 == model.num_steps:
-        plan.lineage.insert({"x": moved.x}, own)
+        plan.lineage.insert({"x": moved.x}, _own(model, plan))
+    resampled = torch.zeros_like(log_z, dtype=torch.bool) if fires is None else fires
     info = step_info(
-        model, k + 1, particles, log_z, ancestors, fires, moved, plan.record, plan.population
-    )
-    return replace(state, k=k + 1, particles=particles, log_z=log_z), info
+        model, k + 1, particles, log_z, ancestors, resampled, moved, plan.record, plan.population,
+        state.info,
+    )  # fmt: skip
+    state.k, state.particles, state.info = k + 1, particles, info
+    return info
 
 
 def steps(
@@ -117,8 +119,7 @@ def steps(
         state, info = begin(model, plan)
         yield state, info
     while state.k < model.num_steps:
-        state, info = advance(model, plan, state)
-        yield state, info
+        yield state, advance(model, plan, state)
 
 
 def _own(model: FeynmanKac, plan: Plan) -> Tensor:
@@ -126,22 +127,35 @@ def _own(model: FeynmanKac, plan: Plan) -> Tensor:
     return torch.arange(plan.shape[1], device=model.device).expand(plan.shape)
 
 
+def looking_is_free(device: torch.device) -> bool:
+    """Whether a number on `device` can be looked at without waiting for it."""
+    return device.type == "cpu"
+
+
+def _fires(model: FeynmanKac, plan: Plan, state: State) -> Tensor | None:
+    """(S,) which systems are resampled now; None where it is known that none is."""
+    if model.is_noiseless(state.k):
+        return None
+    log_w = plan.population.whole(state.particles.log_w)
+    ess = weights.ess(log_w) if state.info is None else state.info.ess
+    decision = decide(plan.trigger, state.k, log_w, ess)
+    fires = torch.as_tensor(decision, device=state.log_z.device).expand(plan.shape[0])
+    if decision is False or (looking_is_free(fires.device) and not bool(fires.any())):
+        return None
+    return fires
+
+
 @torch.no_grad()
-def _resample(
-    model: FeynmanKac, plan: Plan, state: State, fires: Tensor
-) -> tuple[Particles, Tensor, Tensor]:
+def _resample(model: FeynmanKac, plan: Plan, state: State, fires: Tensor) -> Tensor:
     """Resample the systems where `fires` (S,), leave the others as they are; each chosen ancestor fills
-    `chain_length` neighbouring places."""
+    `chain_length` neighbouring places. Returns the ancestors (S, N)."""
     log_w = plan.population.whole(state.particles.log_w)
     chosen = plan.resampler(log_w, state.selection, plan.shape[1] // model.chain_length)
     chosen = plan.population.arrange(chosen)
     if model.chain_length > 1:
         chosen = chosen.repeat_interleave(model.chain_length, 1)
     ancestors = torch.where(fires[:, None], chosen, _own(model, plan))
-    log_z = state.log_z + torch.where(fires, weights.log_mean_exp(log_w), 0.0)
+    state.log_z = state.log_z + torch.where(fires, weights.log_mean_exp(log_w), 0.0)
     particles = plan.population.take(state.particles, ancestors)
-    return (
-        particles.reweighted(particles.log_w.masked_fill(fires[:, None], 0.0)),
-        log_z,
-        ancestors,
-    )
+    state.particles = particles.reweighted(particles.log_w.masked_fill(fires[:, None], 0.0))
+    return ancestors

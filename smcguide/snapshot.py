@@ -74,9 +74,9 @@ def unpack(
     noise, selection = plan.population.generators(plan.seed, device)
     noise.set_state(tensors["noise"].clone())
     selection.set_state(tensors["selection"].clone())
-    state = State(about["step"], particles, here["log_z"], noise, selection)
     rows = {n: a.to(device, copy=True) for n, a in _within(tensors, "trace/").items()}
     trace = [_row(i, text, rows) for i, text in enumerate(about["steps"])]
+    state = State(about["step"], particles, here["log_z"], noise, selection, trace[-1])
     if plan.lineage is not None:
         _fold(plan.lineage, _within(tensors, "tree/"), about["tree"], device)
     return Snapshot(state, trace, plan.lineage, about["evaluations"], about["settings"])

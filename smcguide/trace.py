@@ -14,7 +14,7 @@ from smcguide.records import Particles, StepInfo
 HERE = Population()
 
 
-def _distinct(index: Tensor) -> Tensor:
+def distinct(index: Tensor) -> Tensor:
     """Number of distinct entries per row of (S, N) indices below N."""
     counts = torch.zeros_like(index).scatter_add_(1, index, torch.ones_like(index))
     return counts.clamp_(max=1).sum(1)
@@ -25,17 +25,27 @@ def step_info(
     step: int,
     particles: Particles,
     log_z: Tensor,
-    ancestors: Tensor,
+    ancestors: Tensor | None,
     resampled: Tensor,
     moved: Propagated,
     record: Sequence[str],
     population: Population = HERE,
+    before: StepInfo | None = None,
 ) -> StepInfo:
-    """The record of the population after `step` transitions; all tensors stay on the device."""
+    """The record of the population after `step` transitions; all tensors stay on the device.
+
+    Arguments:
+        ancestors: (S, N) who was chosen, None for each particle itself.
+        before: the record of the step before, if there is one.
+    """
     log_w = population.whole(particles.log_w)
     ess, log_mean = weights.summary(log_w)
     legal = (log_w < torch.inf).sum(1)  # neither NaN nor +inf, which an illegal log_g makes it
-    kept = {"ancestors": ancestors, "particles": particles.x, "log_weights": log_w}
+    kept = {"particles": particles.x, "log_weights": log_w}
+    N = log_w.shape[1]
+    if "ancestors" in record:
+        own = torch.arange(N, device=log_w.device).expand_as(log_w)
+        kept["ancestors"] = own if ancestors is None else ancestors
     if "x0_hat" in record:
         kept["x0_hat"] = _predictions(model, particles)
     return StepInfo(
@@ -44,9 +54,13 @@ def step_info(
         ess=ess,
         resampled=resampled,
         log_evidence=log_z + log_mean,
-        unique_ancestors=_distinct(ancestors),
-        unique_eves=_distinct(population.whole(particles.eve)),
-        bad=torch.where(torch.isneginf(log_mean), log_w.shape[1], log_w.shape[1] - legal),
+        unique_ancestors=torch.full_like(legal, N) if ancestors is None else distinct(ancestors),
+        unique_eves=(
+            distinct(population.whole(particles.eve))
+            if before is None or ancestors is not None
+            else before.unique_eves
+        ),
+        bad=(N - legal).masked_fill_(torch.isneginf(log_mean), N),
         report=population.means(model.report(moved.carry)),
         recorded={name: kept[name] for name in record},
     )

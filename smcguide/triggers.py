@@ -13,6 +13,14 @@ from smcguide.errors import InvalidInput
 Trigger = Callable[[int, Tensor], Tensor | bool]
 
 
+def decide(trigger: Trigger, step: int, log_w: Tensor, ess: Tensor) -> Tensor | bool:
+    """What a trigger says where the ESS (S,) of the weights is known: one that has a method
+    `knowing(step, log_w, ess)` need not compute it again."""
+    knowing = getattr(trigger, "knowing", None)
+    answer: Tensor | bool = trigger(step, log_w) if knowing is None else knowing(step, log_w, ess)
+    return answer
+
+
 @dataclass(frozen=True)
 class always:
     """Resample before every step."""
@@ -40,7 +48,10 @@ class ess_below:
             raise InvalidInput(f"ess_below: fraction must be in (0, 1], got {self.fraction}.")
 
     def __call__(self, step: int, log_w: Tensor) -> Tensor:
-        return weights.ess(log_w) < self.fraction * log_w.shape[-1]
+        return self.knowing(step, log_w, weights.ess(log_w))
+
+    def knowing(self, step: int, log_w: Tensor, ess: Tensor) -> Tensor:
+        return ess < self.fraction * log_w.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -81,4 +92,10 @@ class within:
             )
 
     def __call__(self, step: int, log_w: Tensor) -> Tensor | bool:
-        return self.trigger(step, log_w) if self.first <= step <= self.last else False
+        return self.trigger(step, log_w) if self._is_open(step) else False
+
+    def knowing(self, step: int, log_w: Tensor, ess: Tensor) -> Tensor | bool:
+        return decide(self.trigger, step, log_w, ess) if self._is_open(step) else False
+
+    def _is_open(self, step: int) -> bool:
+        return self.first <= step <= self.last

@@ -12,8 +12,6 @@ References: Kong, Liu, Wong (1994) for ESS; Zhou, Johansen, Aston, "Toward autom
 an adaptive sequential Monte Carlo approach" (arXiv 1303.3123) for CESS.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -25,7 +23,7 @@ def log_sum_exp(a: Tensor, dim: int = -1) -> Tensor:
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
     """log of the mean weight, shape (S,)."""
-    return log_sum_exp(log_w) - math.log(log_w.shape[-1])
+    return summary(log_w)[1]
 
 
 def normalise(log_w: Tensor) -> Tensor:
@@ -41,10 +39,10 @@ def ess(log_w: Tensor) -> Tensor:
 def summary(log_w: Tensor) -> tuple[Tensor, Tensor]:
     """ESS and log of the mean weight, (S,) each, with one exponential per weight."""
     top = log_w.amax(-1, keepdim=True)
-    w = torch.exp(log_w - torch.where(torch.isneginf(top), 0.0, top))
+    w = torch.exp(log_w - top.masked_fill(torch.isneginf(top), 0.0))
     total = w.sum(-1)
     log_mean = top.squeeze(-1) + torch.log(total / log_w.shape[-1])
-    return total**2 / w.square().sum(-1), log_mean
+    return total**2 / torch.linalg.vecdot(w, w), log_mean
 
 
 def cess(log_w: Tensor, log_v: Tensor) -> Tensor:
@@ -62,19 +60,10 @@ def inverse_cdf(log_w: Tensor, points: Tensor) -> Tensor:
         points: (S, M) points of the unit interval.
 
     Returns:
-        (S, M) indices; point u gets the first i with W_0 + ... + W_i > u. The distribution function
-        is summed in float64 and closed on the last positive weight, so that rounding can neither run
-        past the end nor choose a particle of weight zero.
+        (S, M) indices; point u gets the first i with W_0 + ... + W_i > u, never one of weight zero.
+        Points in ascending order are found faster.
     """
-    W = normalise(log_w)
-    cdf = W.cumsum(-1)
-    cdf = cdf / cdf[..., -1:]
-    index = torch.searchsorted(cdf, points.double().contiguous(), right=True).clamp_(
-        max=W.shape[-1] - 1
-    )
-    here = torch.arange(W.shape[-1], device=W.device).expand_as(W)
-    last_alive = torch.where(W > 0, here, 0).cummax(-1).values
-    return last_alive.gather(-1, index)
+    return torch.searchsorted(running(log_w, 1), points.double().contiguous(), right=True)
 
 
 def counted(ends: Tensor, num: int) -> Tensor:

@@ -69,22 +69,33 @@ class Halving(sg.priors.Prior):
         return 0.5 * x
 
 
+@pytest.fixture
+def as_on_a_device(monkeypatch):
+    """The loop looks at nothing, as where looking means waiting."""
+    monkeypatch.setattr(loop, "looking_is_free", lambda device: False)
+
+
 def step_of(proposal, resampler, trigger, k=2):
     """What transition k asks for."""
-    cost = sg.costs.LinearGaussian(torch.ones(1, 3), torch.tensor([1.0]), 0.5)
-    model = sg.GuidedDiffusion(
-        Halving(), cost, kernel=sg.kernels.DDPM(), times=sg.grids.karras(6),
-        potential=sg.potentials.Tweedie(), proposal=proposal,
-    )  # fmt: skip
+    model = toy_model(proposal)
     plan = loop.Plan((2, 16), resampler, trigger, seed=0)
     state, _ = loop.begin(model, plan)
     for _ in range(k):
-        state, _ = loop.advance(model, plan, state)
+        loop.advance(model, plan, state)
     with Operations() as seen:
         loop.advance(model, plan, state)
     return seen
 
 
+def toy_model(proposal=PROPOSALS[0]):
+    cost = sg.costs.LinearGaussian(torch.ones(1, 3), torch.tensor([1.0]), 0.5)
+    return sg.GuidedDiffusion(
+        Halving(), cost, kernel=sg.kernels.DDPM(), times=sg.grids.karras(6),
+        potential=sg.potentials.Tweedie(), proposal=proposal,
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("as_on_a_device")
 @pytest.mark.parametrize("k", [0, 2, 5], ids="transition {}".format)
 @pytest.mark.parametrize("trigger", TRIGGERS, ids=repr)
 @pytest.mark.parametrize("proposal", PROPOSALS, ids=repr)
@@ -92,9 +103,45 @@ def test_a_step_waits_for_nobody(proposal, trigger, k):
     assert step_of(proposal, R.Systematic(), trigger, k).waits == []
 
 
+@pytest.mark.usefixtures("as_on_a_device")
 @pytest.mark.parametrize("resampler", RESAMPLERS, ids=repr)
 def test_resampling_waits_for_nobody(resampler):
     assert step_of(P.Bootstrap(), resampler, sg.triggers.ess_below(1.0)).waits == []
+
+
+def test_on_the_cpu_a_resampling_of_no_system_is_left_out(monkeypatch):
+    quiet = sg.triggers.ess_below(1e-9)
+    seen = step_of(P.Bootstrap(), R.Systematic(), quiet)
+    monkeypatch.setattr(loop, "looking_is_free", lambda device: False)
+    blind = step_of(P.Bootstrap(), R.Systematic(), quiet)
+    assert seen.names["index_select"] == 0 < blind.names["index_select"]
+    assert seen.waits and not blind.waits
+
+
+def test_leaving_it_out_changes_nothing_else(monkeypatch):
+    def run():
+        return sg.run(toy_model(), num_particles=16, seed=1, trigger=sg.triggers.ess_below(1e-9))
+
+    looking = run()
+    monkeypatch.setattr(loop, "looking_is_free", lambda device: False)
+    blind = run()
+    assert torch.equal(looking.x, blind.x) and torch.equal(looking.log_w, blind.log_w)
+    same = [torch.equal(a, blind.trace[name]) for name, a in looking.trace.items()]
+    assert len(same) > 5 and all(same)
+
+
+@pytest.mark.parametrize("window", [(0, 9), (2, 3)], ids=str)
+def test_a_trigger_that_is_told_the_ess_decides_as_one_that_computes_it(window):
+    def plain(step, log_w):
+        return weights.ess(log_w) < 0.95 * log_w.shape[1]
+
+    def run(trigger):
+        trigger = sg.triggers.within(trigger, *window)
+        return sg.run(toy_model(), num_particles=16, num_systems=3, seed=1, trigger=trigger)
+
+    told, computes = run(sg.triggers.ess_below(0.95)), run(plain)
+    assert torch.equal(told.x, computes.x) and torch.equal(told.log_w, computes.log_w)
+    assert 0 < int(told.trace["resampled"].sum()) < told.trace["resampled"].numel()
 
 
 def test_moving_copies_and_their_records_wait_for_nobody():
@@ -144,11 +191,8 @@ def wide(f, size=2 * 16 * 3):
 def test_kernels_with_one_standard_deviation_make_few_large_tensors():
     mean, z = torch.randn(2, 16, 3), torch.randn(2, 16, 3)
     p, q = Gaussian(mean, 0.3), Gaussian(mean + 0.1, 0.3)
-    assert [wide(lambda: p.sample(z)), wide(lambda: q.kl(p)), wide(lambda: p.log_ratio(q, z))] == [
-        1,
-        1,
-        2,
-    ]
+    assert wide(lambda: p.sample(z)) == wide(lambda: q.kl(p)) == 1
+    assert wide(lambda: p.log_ratio(q, z)) == wide(lambda: p.compared(q, z)) == 1
     assert wide(lambda: p.log_ratio(p, z)) == wide(lambda: p.kl(p)) == 0
 
 

@@ -96,9 +96,9 @@ def steps(
             return
         due = islands.exchanges(state.k, log_z)
         if bool(due.any()) and not model.is_noiseless(state.k):
-            state, chosen = _exchange(world, state, log_z, due, choice)
+            chosen = _exchange(world, state, log_z, due, choice)
             origin = origin.gather(1, chosen)
-        state, info = advance(model, alone, state)
+        info = advance(model, alone, state)
 
 
 def _together(world: World, info: StepInfo, n: int) -> tuple[StepInfo, Tensor]:
@@ -121,10 +121,8 @@ def _together(world: World, info: StepInfo, n: int) -> tuple[StepInfo, Tensor]:
     return info, log_z
 
 
-def _exchange(
-    world: World, state: State, log_z: Tensor, due: Tensor, choice: Generator
-) -> tuple[State, Tensor]:
-    """Islands drawn by their evidences (S, R) in the systems that are `due` (S,); and which, (S, R)."""
+def _exchange(world: World, state: State, log_z: Tensor, due: Tensor, choice: Generator) -> Tensor:
+    """Islands drawn by their evidences (S, R) in the systems that are `due` (S,): which, (S, R)."""
     own = torch.arange(world.size).expand(log_z.shape)
     chosen = at_home(Systematic()(log_z, choice), world.size, world.size)
     chosen = torch.where(due[:, None], chosen, own)
@@ -139,7 +137,8 @@ def _exchange(
     mean = weights.log_mean_exp(log_z).to(device)
     shared = mean - weights.log_mean_exp(particles.log_w)
     log_z_here = torch.where(due.to(device), shared, state.log_z)
-    return replace(state, particles=particles, log_z=log_z_here), chosen
+    state.particles, state.log_z, state.info = particles, log_z_here, None
+    return chosen
 
 
 def _in_the_whole(state: State, origin: Tensor) -> Particles:

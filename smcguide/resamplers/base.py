@@ -67,6 +67,15 @@ def uniforms(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
 
 
+def ascending(num: int, count: Tensor | int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """(S, num) float64, of which the first `count`, (S, 1) or for all systems, are independent uniform
+    numbers in ascending order; the others are 1 or more. Gaps between order statistics are those between
+    exponential variables' sums, which costs no sort."""
+    sums = -torch.log1p(-uniforms((len(like), num + 1), generator)).cumsum(-1)
+    last = torch.as_tensor(count, device=like.device).long().expand(len(like), 1)
+    return sums[:, :num] / sums.gather(1, last)
+
+
 def expected_copies(log_w: Tensor, num: int) -> Tensor:
     """num W, (S, N) float64, for schemes that take its floor: whole where it is whole up to rounding
     (49 times 1/49 is below 1, and equal weights shall keep every particle)."""
@@ -78,6 +87,10 @@ def expected_copies(log_w: Tensor, num: int) -> Tensor:
 def repeated(copies: Tensor, num: int) -> Tensor:
     """Ancestors (S, num) in ascending order, particle i `copies[:, i]` times, copies (S, N) whole
     numbers; N in the slots that are too many."""
-    ends = copies.cumsum(-1)
+    return ending(copies.cumsum(-1), num)
+
+
+def ending(ends: Tensor, num: int) -> Tensor:
+    """The same from the running numbers of copies, (S, N)."""
     ends = torch.where(ends < num, ends, num)  # NaN, too, of a system without legal weights
     return weights.counted(ends, num)

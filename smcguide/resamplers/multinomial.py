@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smcguide.resamplers.base import Resampler, uniforms
+from smcguide.resamplers.base import Resampler, ascending, uniforms
 from smcguide.weights import inverse_cdf
 
 
@@ -20,10 +20,10 @@ class Multinomial(Resampler):
     """Independent ancestors."""
 
     def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
-        S, N = log_w.shape
-        return inverse_cdf(log_w, uniforms((S, N if num is None else num), generator))
+        num = log_w.shape[1] if num is None else num
+        return inverse_cdf(log_w, ascending(num, num, log_w, generator))
 
     def conditional(self, log_w: Tensor, generator: torch.Generator) -> Tensor:
-        ancestors = self(log_w, generator)
+        ancestors = inverse_cdf(log_w, uniforms(tuple(log_w.shape), generator))  # in no order
         ancestors[:, 0] = 0
         return ancestors

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smcguide.resamplers.base import Resampler, expected_copies, repeated, uniforms
-from smcguide.weights import inverse_cdf
+from smcguide.resamplers.base import Resampler, ascending, ending, expected_copies
+from smcguide.weights import running
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,12 @@ class Residual(Resampler):
     """Whole copies first, random ones for the remainders."""
 
     def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
-        S, N = log_w.shape
-        num = N if num is None else num
+        num = log_w.shape[1] if num is None else num
         expected = expected_copies(log_w, num)
         copies = expected.floor()
-        given = copies.sum(-1, keepdim=True)
+        open_slots = (num - copies.sum(-1, keepdim=True)).nan_to_num(0).clamp_(0, num)
         # where nothing remains no draw is used, and any weights will do
-        remainders = torch.where(given < num, (expected - copies).log(), log_w.double())
-        drawn = inverse_cdf(remainders, uniforms((S, num), generator))
-        slots = torch.arange(num, device=log_w.device)
-        return torch.where(slots < given, repeated(copies, num), drawn)
+        remainders = torch.where(open_slots > 0, (expected - copies).log(), log_w.double())
+        points = ascending(num, open_slots, log_w, generator)
+        drawn = torch.searchsorted(points, running(remainders, 1))  # by particle i and those before
+        return ending(copies.cumsum(-1) + torch.minimum(drawn, open_slots), num)
