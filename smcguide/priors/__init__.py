@@ -8,6 +8,7 @@ from smcguide.priors.empirical import EmpiricalPrior
 from smcguide.priors.joint import JointPrior
 from smcguide.priors.mixture import GaussianMixture
 from smcguide.priors.network import NetworkPrior
+from smcguide.priors.recompute import recompute_blocks
 
 __all__ = [
     "EmpiricalPrior",
@@ -19,4 +20,5 @@ __all__ = [
     "check_prior",
     "from_diffusers",
     "load",
+    "recompute_blocks",
 ]

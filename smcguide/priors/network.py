@@ -11,6 +11,9 @@ With x_t = alpha x_0 + sigma eps (guidance in the schedule's time, prime = d/dt)
 
 References: Salimans, Ho (arXiv 2202.00512), v; Karras et al. (arXiv 2206.00364), edm; Lipman et al.
 (arXiv 2210.02747), velocity.
+
+Particles are float32 or float64 whatever the network computes in, and what it returns is copied: its
+memory is its own (a CUDA graph overwrites it at the next call).
 """
 
 import copy
@@ -34,7 +37,8 @@ class NetworkPrior(Prior):
     Arguments:
         net: called as net(x, time) with x (M, *E) in the network's own dtype and time (M,);
             returns a tensor (or an object with `.sample`) of shape (M, *E). A module is put into
-            evaluation mode. Twice the channels (learned variance) are cut to the first half.
+            evaluation mode and may be compiled. Twice the channels (learned variance) are cut to the
+            first half.
         schedule: the schedule it was trained with.
         prediction: what it predicts, see the module docstring.
         event_shape: shape of one event.
@@ -44,6 +48,9 @@ class NetworkPrior(Prior):
         sigma_data: data standard deviation of the "edm" preconditioning.
         dtype: dtype of the particles; the network may be in half precision.
         time_dtype: dtype of the time, default the network's own (in which 517 may be no number).
+
+    Attributes:
+        network_dtype: dtype that the network is given, its parameters'; None for the particles'.
 
     Raises:
         InvalidInput: for an unknown prediction or a half-precision particle dtype.
@@ -73,7 +80,7 @@ class NetworkPrior(Prior):
         self.time_input, self.clip, self.sigma_data = time_input, clip, sigma_data
         parameter = next(net.parameters(), None) if isinstance(net, nn.Module) else None
         self.device = torch.device("cpu") if parameter is None else parameter.device
-        self._net_dtype = None if parameter is None else parameter.dtype
+        self.network_dtype = None if parameter is None else parameter.dtype
         if isinstance(net, nn.Module):
             net.eval()
 
@@ -85,10 +92,13 @@ class NetworkPrior(Prior):
         return t - 1 if isinstance(self.schedule, DDPMTable) else t
 
     def _call(self, x: Tensor, conditioning: float) -> Tensor:
-        """The network's raw output (M, *E): the one cast around it."""
-        dtype = self._net_dtype or self.dtype
+        """The network's raw output (M, *E): the one cast around it, in memory of our own."""
+        dtype = self.network_dtype or self.dtype
         time = torch.full((len(x),), conditioning, dtype=self.time_dtype or dtype, device=x.device)
-        out = self.net(x.to(dtype), time)
+        given = x.to(dtype, copy=x.requires_grad)
+        if given.requires_grad:
+            given.register_hook(torch.clone)  # the gradient is the network's memory, too
+        out = self.net(given, time)
         out = getattr(out, "sample", out)
         if out.ndim > 1 and out.shape[1] == 2 * x.shape[1]:
             out = out[:, : x.shape[1]]
@@ -97,7 +107,9 @@ class NetworkPrior(Prior):
                 f"The network maps {tuple(x.shape)} to {tuple(out.shape)}; a prior over events "
                 f"{self.event_shape} needs an output of the shape of its input."
             )
-        return out.to(x.dtype)
+        if out.dtype == torch.float16:  # an overflow; inf could pass for an impossible event
+            out = out.masked_fill(out.isinf(), math.nan)
+        return out.to(x.dtype, copy=True)
 
     def denoise(self, x: Tensor, t: float) -> Tensor:
         level = self.schedule.level(t)
@@ -123,11 +135,34 @@ class NetworkPrior(Prior):
         return D if self.clip is None else D.clamp(*self.clip)
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        network_dtype: torch.dtype | None = None,
     ) -> Self:
+        """As `Prior.to`; with `network_dtype` a network that computes in it, bfloat16 for example.
+
+        The network is copied, the original stays as it is. The time keeps the dtype it had: half
+        precision has no 517.
+
+        Raises:
+            InvalidInput: for half-precision particles and for a network dtype that is no float.
+        """
         moved = super().to(device, dtype)
-        if moved.device != self.device and isinstance(self.net, nn.Module):
-            moved.net = copy.deepcopy(self.net).to(moved.device)
+        recast = network_dtype not in (None, self.network_dtype)
+        if moved is self and recast:
+            moved = copy.copy(self)
+            moved.rehearsal = None
+        if network_dtype is not None and recast:
+            if not network_dtype.is_floating_point:
+                raise InvalidInput(
+                    f"NetworkPrior.to: network_dtype={network_dtype}; expected a floating dtype such "
+                    "as torch.bfloat16."
+                )
+            moved.time_dtype = self.time_dtype or self.network_dtype or self.dtype
+            moved.network_dtype = network_dtype
+        if (recast or moved.device != self.device) and isinstance(self.net, nn.Module):
+            moved.net = copy.deepcopy(self.net).to(moved.device, network_dtype)
         return moved
 
     def __repr__(self) -> str:
