@@ -1,15 +1,16 @@
 """Tables and figures of `methods.py`, and their place in the documentation."""
 
 import math
-import re
 from pathlib import Path
 
+import page
 from matplotlib.ticker import LogLocator
 from measuring import Row
+from page import line as _line
 
 from smcguide.plots.panels import COLOURS, new_figure
 
-BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
+BEGIN, END = page.markers("methods")
 PREAMBLE = """\
 Every method spends the same number of network evaluations (NFE), a forward and a backward pass
 counting one each: as many as `Bootstrap` with the N particles and K steps shown. A method whose
@@ -37,10 +38,6 @@ def number(value: float, form: str = ".2f") -> str:
         return "-"
     wide = math.isinf(value) or abs(value) >= 1000
     return f"{value:.1e}" if wide else format(value, form)
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def table(rows: list[Row]) -> str:
@@ -134,11 +131,7 @@ def insert(text: str, docs: Path) -> None:
     Raises:
         ValueError: if the file does not hold each marker exactly once, in order.
     """
-    page = docs.read_text()
-    found = re.findall(f"{BEGIN}.*?{END}", page, re.S)
-    if len(found) != 1 or page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"{docs} must hold {BEGIN} and, after it, {END}, once each.")
-    docs.write_text(page.replace(found[0], f"{BEGIN}\n\n{text.strip()}\n\n{END}"))
+    page.insert("methods", text, docs)
 
 
 def render(rows: list[Row], docs: Path) -> None:

@@ -5,187 +5,162 @@ normals, gather the particles, one fused update, softmax, cumulative sum, search
 is measured with a network that costs nothing (x times a number): the time of the bare network calls,
 forward or forward and backward as the proposal needs, is measured in the same way and taken off.
 
-Both take turns in one process and one thread; times are of the process, not of the wall. A row gives the
-median floor, the median step beside the network, and quartiles of the ratio of neighbours in time.
+Both take turns in one process and one thread; times are of the process, not of the wall (on a GPU: by the
+clock, waiting for the device). Ratios are of neighbours in time.
 
-    python benchmarks/overhead.py [--fast] [--seconds 0.5] [--out FILE.json]
+    python benchmarks/overhead.py [--fast] [--device cuda] [--figure FILE.png]
 """
 
 import argparse
-import itertools
-import json
-import platform
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from page import spread, table
+from step import F32, F64, PROPOSALS, Floor, library, network
+from tqdm import tqdm
 from turns import interleaved
 
 import smcguide as sg
+from smcguide.plots.panels import COLOURS, MARKERS, STYLES, TEXT, legend, new_figure, plain
 
-F32, F64 = torch.float32, torch.float64
-Case = tuple[int, int, int, str, Any, torch.dtype]  # S, N, d, proposal, resampler, of the states
-PROPOSALS: dict[str, Any] = {
-    "Bootstrap": sg.proposals.Bootstrap(),
-    "Gradient": sg.proposals.Gradient(trust=2.0),
-    "DTM": sg.proposals.DTM(),
-}
+GOALS = {F32: 0.6, F64: 1.0}  # largest ratio from N = 10^4 on
 R = sg.resamplers
-OTHERS = [
-    R.Stratified(), R.Multinomial(), R.Residual(), R.SSP(), R.Killing(), R.Rejection(), R.Metropolis()
+RESAMPLERS = [
+    R.Systematic(), R.Stratified(), R.Multinomial(), R.Residual(), R.SSP(), R.Killing(), R.Rejection(),
+    R.Metropolis(),
 ]  # fmt: skip
+LARGE = 10**7  # numbers: beyond, only the cheapest row
 SIZES = [
-    (S, N, d)
-    for d in (8, 800)
-    for S in (1, 64)
-    for N in (10**3, 10**4, 10**5, 10**6)
-    if S * N * d < 10**7
-]
-STEPS = 400
-SHRINK = 0.5
+    *[(S, N, d) for d in (8, 800) for S in (1, 64) for N in (10**3, 10**4, 10**5, 10**6)
+      if S * N * d < LARGE],
+    (1, 10**5, 800), (64, 10**3, 800),
+]  # fmt: skip
 
 
-class Multiple(sg.priors.Prior):
-    """A network that costs one multiplication."""
+class Case(NamedTuple):
+    """A row: systems, particles, dimensions, proposal, resampler, dtype of the states, device."""
 
-    schedule = sg.schedules.VP()
-    device = torch.device("cpu")
-
-    def __init__(self, d: int, dtype: torch.dtype) -> None:
-        self.event_shape, self.dtype = (d,), dtype
-
-    def denoise(self, x: Tensor, t: float) -> Tensor:
-        return SHRINK * x
-
-
-def first(x0: Tensor) -> Tensor:
-    """A cost that costs nothing."""
-    return x0[:, 0]
+    S: int
+    N: int
+    d: int
+    proposal: str
+    resampler: Any
+    dtype: torch.dtype
+    device: str = "cpu"
 
 
-def floor(S: int, N: int, d: int) -> Callable[[], None]:
-    """The same step in plain torch and float64, again and again."""
-    g = Generator().manual_seed(0)
-    kept = [torch.randn(S, N, d, generator=g, dtype=F64)]
-    log_w = torch.randn(S, N, generator=g, dtype=F64)
-    comb = ((torch.arange(N, dtype=F64) + 0.5) / N).expand(S, N).contiguous()
-    first_of = N * torch.arange(S)[:, None]
-
-    def step() -> None:
-        cdf = torch.softmax(log_w, -1).cumsum(-1)
-        ancestors = torch.searchsorted(cdf, comb).clamp_(max=N - 1)
-        x = kept[0].flatten(0, 1).index_select(0, (ancestors + first_of).flatten())
-        z = torch.randn(S, N, d, generator=g, dtype=F64)
-        kept[0] = torch.add(x.view(S, N, d), z, alpha=0.1)
-
-    return step
-
-
-def library(
-    S: int, N: int, d: int, proposal: str, resampler: Any, dtype: torch.dtype
-) -> Callable[[], None]:
-    """The library's step with resampling, run after run."""
-    model = sg.GuidedDiffusion(
-        Multiple(d, dtype), first, kernel=sg.kernels.DDPM(), times=sg.grids.karras(STEPS),
-        potential=sg.potentials.Tweedie(), proposal=PROPOSALS[proposal],
-    )  # fmt: skip
-
-    options: Any = {"num_particles": N, "num_systems": S, "resampler": resampler}
-
-    def steps() -> Iterator[Any]:
-        while True:
-            run = sg.iterate(model, trigger=sg.triggers.always(), **options)
-            next(run)
-            yield from itertools.islice(run, STEPS // 2)
-
-    iterator = steps()
-    return lambda: next(iterator) and None
-
-
-def network(S: int, N: int, d: int, proposal: str, dtype: torch.dtype) -> Callable[[], None]:
-    """The calls of the network and the cost in such a step, alone."""
-    prior, x = Multiple(d, dtype), torch.ones(S * N, d, dtype=dtype)
-
-    def forward() -> None:
-        first(prior.denoise(x, 0.5))
-
-    def calls() -> None:
-        here = x.detach().requires_grad_()
-        torch.autograd.grad(first(prior.denoise(here, 0.5)).sum(), here)
-        if proposal == "DTM":
-            prior.denoise(x, 0.5)
-
-    return forward if proposal == "Bootstrap" else calls
-
-
-def row(case: Case, budget: float) -> dict[str, Any]:
-    """One line of the table."""
-    S, N, d, proposal, resampler, dtype = case
-    step, calls_only = (
-        library(S, N, d, proposal, resampler, dtype),
-        network(S, N, d, proposal, dtype),
-    )
-    fs = [floor(S, N, d), step, calls_only]
-    floors, steps, calls = interleaved(fs, budget, 3 if S * N * d > 10**7 else 5)
+def measure(case: Case, budget: float) -> tuple[list[float], list[float]]:
+    """Seconds of the floor, and the ratios of the step beside the network to it."""
+    S, N, d, *_, device = case
+    fs = [
+        Floor(S, N, d, device),
+        library(*case),
+        network(S, N, d, case.proposal, case.dtype, device),
+    ]
+    least = 3 if S * N * d > LARGE else 5
+    floors, steps, calls = interleaved(fs, budget, least, device)
     call = statistics.median(calls)
-    ratios = [(step - call) / low for step, low in zip(steps, floors, strict=True)]
-    low, ratio, high = statistics.quantiles(ratios, n=4)
-    return {
-        "S": S, "N": N, "d": d, "proposal": proposal, "resampler": type(resampler).__name__,
-        "dtype": str(dtype).removeprefix("torch."), "floor": statistics.median(floors),
-        "step": statistics.median(steps) - call, "network": call,
-        "ratio": ratio, "low": low, "high": high, "turns": len(ratios),
-    }  # fmt: skip
+    return floors, [(step - call) / low for step, low in zip(steps, floors, strict=True)]
 
 
-def cases(fast: bool) -> Iterator[Case]:
+def cases(fast: bool, device: str) -> Iterator[Case]:
     """Every size with every proposal, and two sizes with every resampler."""
-    sizes = [(1, 1000, 8), (64, 1000, 8)] if fast else [*SIZES, (1, 10**5, 800)]
+    sizes = [(1, 100, 8), (64, 100, 8)] if fast else SIZES
     for S, N, d in sizes:
-        large = S * N * d > 10**7
+        large = S * N * d > LARGE
         for dtype in (F32,) if large else (F32, F64):
             for proposal in ("Bootstrap",) if large else PROPOSALS:
-                yield S, N, d, proposal, R.Systematic(), dtype
-    for S, N, d in sizes[:1] if fast else [(1, 10**4, 8), (64, 10**4, 8)]:
-        for resampler in OTHERS:
-            yield S, N, d, "Bootstrap", resampler, F32
+                yield Case(S, N, d, proposal, RESAMPLERS[0], dtype, device)
+    for S, N, d in sizes if fast else [(1, 10**4, 8), (64, 10**4, 8)]:
+        for resampler in RESAMPLERS[1:]:
+            yield Case(S, N, d, "Bootstrap", resampler, F32, device)
 
 
-HEADER = (
-    "|  S |       N |   d | states  | proposal  | resampler   "
-    "| floor, ms | step, ms | ratio | quartiles   |"
-)
+Found = dict[Case, tuple[list[float], list[float]]]
 
 
-def line(r: dict[str, Any]) -> str:
-    """The row in the table."""
-    return (
-        "| {S:2d} | {N:7d} | {d:3d} | {dtype} | {proposal:9s} | {resampler:11s} | {floor_ms:9.3f} "
-        "| {step_ms:8.3f} | {ratio:5.2f} | {low:.2f} - {high:.2f} |"
-    ).format(**r, floor_ms=1e3 * r["floor"], step_ms=1e3 * r["step"])
+def middle(found: Found, case: Case) -> float:
+    """The median ratio."""
+    return statistics.median(found[case][1])
 
 
-def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+def cell(found: Found, case: Case) -> str:
+    """Median and quartiles of the ratio, bold where it misses its goal."""
+    if case not in found:
+        return ""
+    missed = case.N >= 10**4 and middle(found, case) > GOALS[case.dtype]
+    text = spread(found[case][1])
+    return f"**{text.split()[0]}**{text[len(text.split()[0]) :]}" if missed else text
+
+
+def name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def report(found: Found) -> str:
+    """The tables."""
+    device, parts = next(iter(found)).device, []
+    sizes = list(dict.fromkeys(c[:3] for c in found))
+    for dtype, goal in GOALS.items():
+        rows = []
+        for size in sizes:
+            row = [Case(*size, p, RESAMPLERS[0], dtype, device) for p in PROPOSALS]
+            floors = [t for c in row if c in found for t in found[c][0]]
+            if floors:
+                ms = float(f"{1e3 * statistics.median(floors):.3g}")
+                rows.append([*map(str, size), f"{ms:g}", *[cell(found, c) for c in row]])
+        title = f"States in {name(dtype)}; Systematic (goal from N = 10^4 on: at most {goal}):"
+        parts += [title, table(["S", "N", "d", "floor, ms", *PROPOSALS], rows)]
+    there = [c[:3] for c in found if isinstance(c.resampler, R.Multinomial)]
+    rows = [
+        [type(r).__name__, *[cell(found, Case(*s, "Bootstrap", r, F32, device)) for s in there]]
+        for r in RESAMPLERS
+    ]
+    columns = ["resampler", *["S = {}, N = {}, d = {}".format(*size) for size in there]]
+    parts += ["Resamplers; Bootstrap, float32:", table(columns, rows)]
+    return "\n\n".join(parts)
+
+
+def figure(found: Found, path: Path) -> None:
+    """The ratio against N, one panel for each S and d."""
+    shown = [c for c in found if c.resampler == RESAMPLERS[0]]
+    panels = list(dict.fromkeys((c.S, c.d) for c in shown))
+    fig = new_figure(3.2 * len(panels), 3)
+    axes = fig.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for ax, (S, d) in zip(axes, panels, strict=True):
+        for (dtype, goal), style in zip(GOALS.items(), STYLES, strict=False):
+            for proposal, colour, marker in zip(PROPOSALS, COLOURS, MARKERS, strict=False):
+                wanted = S, d, proposal, dtype
+                line = [c for c in shown if (c.S, c.d, c.proposal, c.dtype) == wanted]
+                ax.loglog(
+                    [c.N for c in line], [middle(found, c) for c in line], color=colour, ls=style,
+                    marker=marker, ms=4, lw=1.2, label=f"{proposal}, {name(dtype)}",
+                )  # fmt: skip
+            ax.axhline(goal, color="0.5", lw=0.8, ls=style)
+        plain(ax, f"S = {S}, d = {d}", "particles N")
+    axes[0].set_ylabel("step over floor", fontsize=TEXT)
+    legend(axes[-1])
+    fig.savefig(path)
+
+
+def main(arguments: list[str] | None = None) -> Found:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fast", action="store_true", help="a smoke run: small sizes, few turns")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of measuring for each row")
-    parser.add_argument("--out", type=Path, help="write the rows to this JSON file, too")
+    parser.add_argument("--device", default="cpu", help="where, e.g. cuda")
+    parser.add_argument("--figure", type=Path, help="draw the ratios into this file, too")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, {platform.machine()}, one thread\n")
-    print(HEADER)
-    print("|" + "|".join("-" * len(part) for part in HEADER.split("|")[1:-1]) + "|")
-    rows = []
-    for case in cases(args.fast):
-        rows.append(row(case, 0.01 if args.fast else args.seconds))
-        print(line(rows[-1]), flush=True)
-    if args.out:
-        args.out.write_text(json.dumps(rows, indent=1))
-    return rows
+    found = {}
+    for case in tqdm(list(cases(args.fast, args.device)), desc="overhead", disable=None):
+        found[case] = measure(case, 0.01 if args.fast else 0.5)
+    print(report(found))
+    if args.figure:
+        figure(found, args.figure)
+    return found
 
 
 if __name__ == "__main__":

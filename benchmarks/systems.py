@@ -1,120 +1,164 @@
 """Systems in one run, and how time and error grow.
 
 *systems*: S = 64 independent systems of N = 64 particles in one run against 64 runs, for an analytic
-prior; both take turns. *growth*: seconds per step beside the network (as in `overhead.py`, states in
-float32, resampling at each step) against N, d and S, less those of a step of 2 particles, which are all
-fixed costs; seconds per run against the number of steps; and the error of log Z against N. Each with the
-slope of a line through the logarithms; 1 is linear.
+prior; both take turns. *growth*: slopes of lines through the logarithms; 1 is linear. N(0, I), measured.
 
-    python benchmarks/systems.py [--fast]
+    time    of a step beside the network (as in `overhead.py`: Bootstrap, states in float32, resampling
+            at each step) against N, d and S: as it is, and less a step of two particles, all fixed
+            costs, at those sizes where they are less than a fifth and states have at most 24 MB (beyond,
+            caches and page faults matter); of a run against the number of steps.
+    error   of log Z against N; against d, every coordinate measured; of the mean of S estimates of Z
+            against S. The kernel is exact here, the number of particles the only cause. Last against the
+            number of steps of a kernel that is not, with so many particles that it is the only cause.
+
+Slopes of times are medians over turns, those of (root mean square) errors over eight groups of systems.
+
+    python benchmarks/systems.py [--fast] [--figure FILE.png]
 """
 
 import argparse
 import math
 import statistics
-from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from overhead import F32, F64, library
+from growth import Growth, figure
+from page import spread, table
+from step import F32, F64, library
+from torch import Tensor
 from turns import interleaved
 
 import smcguide as sg
 
-SYSTEMS = 64
 STEPS = 50
+LITTLE = 0.2  # largest share of fixed costs where a slope should be 1
+GROUPS = 8
+EXACT = sg.kernels.MatchedDDPM()  # for a Gaussian prior, in any number of steps
+MOST = 6 * 10**6  # numbers in the states there
+STD = 0.5
+PARTICLES = {"d": 10**4, "S": 10**4, "steps": 1000}  # where N is not what grows
+SIZES = {
+    "N": [10**3, 10**4, 10**5, 2 * 10**5, 5 * 10**5, 10**6],
+    "d": [8, 32, 128, 256, 512],
+    "S": [1, 4, 16, 32, 64],
+    "steps": [25, 50, 100, 200],
+}
 
 
-def model(num_steps: int) -> sg.GuidedDiffusion:
-    """N(0, I) on R^8, its first coordinate measured."""
+def model(num_steps: int, d: int = 8, kernel: Any = EXACT, num_seen: int = 1) -> Any:
+    """N(0, I) on R^d, some coordinates measured as zero."""
     prior = sg.priors.GaussianMixture(
-        torch.ones(1, dtype=F64), torch.zeros(1, 8, dtype=F64), scale=1.0
+        torch.ones(1, dtype=F64), torch.zeros(1, d, dtype=F64), scale=1.0
     )
-    cost = sg.costs.LinearGaussian(torch.eye(1, 8, dtype=F64), torch.tensor([1.0], dtype=F64), 0.5)
+    A, y = torch.eye(num_seen, d, dtype=F64), torch.zeros(num_seen, dtype=F64)
     return sg.GuidedDiffusion(
-        prior, cost, kernel=sg.kernels.DDPM(), times=sg.grids.karras(num_steps),
+        prior, sg.costs.LinearGaussian(A, y, STD), kernel=kernel, times=sg.grids.karras(num_steps),
         potential=sg.potentials.Tweedie(), proposal=sg.proposals.Bootstrap(),
     )  # fmt: skip
 
 
-LOG_Z = -0.5 * (1 / 1.25 + math.log(2 * math.pi * 1.25))  # N(1; 0, 1 + 0.5^2)
-
-
-def run(m: sg.GuidedDiffusion, N: int, S: int, seed: int = 0) -> Any:
+def run(m: Any, N: int, S: int, seed: int = 0) -> Any:
     return sg.run(m, num_particles=N, num_systems=S, seed=seed, progress=False)
 
 
-def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """Of the line of least squares through the logarithms."""
-    x, y = ([math.log(a) for a in c] for c in (sizes, values))
-    return statistics.linear_regression(x, y).slope
-
-
-def systems(budget: float) -> float:
-    """How many times faster one run is."""
-    m = model(STEPS)
+def systems(num: int, budget: float) -> list[str]:
+    """One run against many: the cells of its row."""
+    m = model(STEPS, kernel=sg.kernels.DDPM())
 
     def apart() -> None:
-        for seed in range(SYSTEMS):
+        for seed in range(num):
             run(m, 64, 1, seed)
 
-    together, one_by_one = interleaved([lambda: run(m, 64, SYSTEMS), apart], budget, 3)
+    together, one_by_one = interleaved([lambda: run(m, 64, num), apart], budget)
     ratios = [b / a for a, b in zip(together, one_by_one, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    print(
-        f"systems: {SYSTEMS} of N = 64, {STEPS} steps: one run {statistics.median(together):.3f} s, "
-        f"{SYSTEMS} runs {statistics.median(one_by_one):.3f} s, "
-        f"ratio {middle:.1f} ({low:.1f} - {high:.1f})"
-    )
-    return middle
+    return [str(num), spread(together, ".3f"), spread(one_by_one, ".3f"), spread(ratios, ".1f")]
 
 
-def show(what: str, sizes: Sequence[int], values: Sequence[float], unit: str = "s") -> float:
-    found = slope(sizes, values)
-    points = ", ".join(f"{n}: {v:.3g}" for n, v in zip(sizes, values, strict=True))
-    print(f"growth with {what}: slope {found:.2f} ({points} {unit})", flush=True)
-    return found
-
-
-def growth(fast: bool, budget: float) -> dict[str, float]:
-    """Slopes."""
-    little = 10 if fast else 1
-    shapes: dict[str, list[tuple[int, int, int]]] = {
-        "N": [(1, n // little, 8) for n in (10**4, 3 * 10**4, 10**5, 3 * 10**5, 10**6)],
-        "d": [(1, 10**4 // little, d) for d in (8, 32, 128, 512)],
-        "S": [(s, 10**4 // little, 8) for s in (1, 4, 16, 64)],
+def times(fast: bool, budget: float) -> tuple[list[float], list[Growth]]:
+    """Of a step of two particles; of a step against N, d and S, of a run against the number of steps."""
+    N = {name: n // (100 if fast else 1) for name, n in PARTICLES.items()}
+    sizes = {axis: s[:3] if fast else s for axis, s in SIZES.items()}
+    shapes = {
+        "N": [(1, n, 8) for n in sizes["N"]],
+        "d": [(1, N["d"], d) for d in sizes["d"]],
+        "S": [(s, N["S"], 8) for s in sizes["S"]],
     }
-    found = {}
-    for axis, (name, cases) in zip((1, 2, 0), shapes.items(), strict=True):
-        smallest = (1, 2, 8)
-        steps = [
-            library(*c, "Bootstrap", sg.resamplers.Systematic(), F32) for c in (smallest, *cases)
-        ]
-        fixed, *medians = [statistics.median(t) for t in interleaved(steps, budget, 3)]
-        beyond = [t - fixed for t in medians]
-        unit = f"s a step beyond {fixed:.2g}"
-        found[name] = show(name, [c[axis] for c in cases], beyond, unit)
-    lengths = (10, 20, 40) if fast else (25, 50, 100, 200)
-    models = [model(k) for k in lengths]
-    runs = [partial(run, m, 1000, 1) for m in models]
-    found["steps"] = show(
-        "steps", lengths, [statistics.median(t) for t in interleaved(runs, budget, 3)]
-    )
-    m, sizes = model(STEPS), (16, 64, 256) if fast else (64, 256, 1024, 4096)
-    errors = [(run(m, n, 256).log_evidence - LOG_Z).square().mean().sqrt().item() for n in sizes]
-    found["error"] = show("N, of the error", sizes, errors, "rms of log Z, 256 systems")
-    return found
+    fixed, found = [], []
+    for axis, those in shapes.items():
+        two = (1, 2, 8)
+        steps = [library(*s, "Bootstrap", sg.resamplers.Systematic(), F32) for s in (two, *those)]
+        little, *columns = interleaved(steps, budget)
+        fixed += little
+        found.append(Growth("step", "seconds", axis, sizes[axis], list(zip(*columns, strict=True))))
+        fix = statistics.median(little)
+        far = [
+            i for i, (shape, ts) in enumerate(zip(those, columns, strict=True))
+            if fix < LITTLE * min(ts) and math.prod(shape) <= MOST
+        ]  # fmt: skip
+        if len(far) > 2:
+            beyond = [[columns[i][j] - fix for i in far] for j in range(len(little))]
+            those_sizes = [sizes[axis][i] for i in far]
+            found.append(Growth("step less fixed costs", "seconds", axis, those_sizes, beyond))
+    models = [model(k, kernel=sg.kernels.DDPM()) for k in sizes["steps"]]
+    turns = zip(*interleaved([partial(run, m, N["steps"], 1) for m in models], budget), strict=True)
+    return fixed, [*found, Growth("run", "seconds", "steps", sizes["steps"], list(turns))]
 
 
-def main(arguments: list[str] | None = None) -> dict[str, float]:
+def errors(fast: bool) -> list[Growth]:
+    """Of log Z against N, d, S and the number of steps."""
+    S, N, factors = (64, 64, (1, 2, 4)) if fast else (512, 256, (1, 2, 4, 8))
+    log_z = -0.5 * math.log(2 * math.pi * (1 + STD**2))  # of N(0; 0, 1 + std^2), each measurement
+
+    def of(m: Any, num: int = N, num_seen: int = 1) -> Tensor:
+        return run(m, num, S).log_evidence - num_seen * log_z
+
+    few, exact = of(model(10), N // 8), model(10)
+    cases = {
+        "N": {n * N // 2: of(exact, n * N // 2) for n in factors},
+        "d": {d: of(model(10, d, num_seen=d), N, d) for d in factors},
+        "S": {s: pooled(few, s) for s in factors},
+        "steps": {
+            k * 10: pooled(of(model(10 * k, kernel=sg.kernels.DDPM())), S // GROUPS)
+            for k in factors
+        },
+    }
+    what = {"N": "one run", "d": "one run", "S": "mean of S runs", "steps": "mean of many runs"}
+    return [
+        Growth(what[axis], "error of log Z", axis, list(case),
+               list(zip(*map(rms, case.values()), strict=True)))
+        for axis, case in cases.items()
+    ]  # fmt: skip
+
+
+def pooled(error: Tensor, num: int) -> Tensor:
+    """Error of the log of the mean of `num` estimates of Z, from the errors (S,) of their logs."""
+    return error.reshape(-1, num).logsumexp(1) - math.log(num)
+
+
+def rms(error: Tensor) -> list[float]:
+    """Of each of eight groups of errors (n,)."""
+    return error.reshape(GROUPS, -1).square().mean(1).sqrt().tolist()
+
+
+def main(arguments: list[str] | None = None) -> list[Growth]:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fast", action="store_true", help="a smoke run")
+    parser.add_argument("--figure", type=Path, help="draw the growth into this file, too")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    budget = 0.1 if args.fast else 5.0
-    return {"systems": systems(budget), **growth(args.fast, budget)}
+    budget = 0.05 if args.fast else 20.0
+    columns = ["systems of N = 64", "one run, s", "as many runs, s", "ratio"]
+    print(table(columns, [systems(4 if args.fast else 64, budget)]), flush=True)
+    fixed, found = times(args.fast, budget)
+    found += errors(args.fast)
+    print(f"\nA step of two particles, all fixed costs: {spread([1e3 * t for t in fixed])} ms.\n")
+    print(table(["what", "against", "slope", "values"], [g.row() for g in found]))
+    if args.figure:
+        figure(found, args.figure)
+    return found
 
 
 if __name__ == "__main__":
