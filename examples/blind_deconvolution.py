@@ -44,7 +44,7 @@ def centre(mass):
 
 def main():
     truth = digits()[0][3]
-    pyro.set_rng_seed(0)
+    pyro.set_rng_seed(1)
     picture = blur(truth, KERNEL) + NOISE * torch.randn_like(truth)
 
     smc = SMC(program, num_particles=256, num_chains=3, num_steps=50)

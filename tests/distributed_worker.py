@@ -119,6 +119,7 @@ def shards(folder):
     whole = population(source)
     N = whole.log_w.shape[1]
     chosen = sg.resamplers.Multinomial()(3 * whole.log_w, source)
+    chosen = chosen[:, torch.randperm(N, generator=source)]  # in no order
     bytes_moved = {}
     for name in ("as drawn", "at home"):
         place = Sharded(world, N)

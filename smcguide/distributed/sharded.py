@@ -37,7 +37,8 @@ class Sharded(Population):
 
     def __init__(self, world: World, num_particles: int) -> None:
         self.world, self._N = world, num_particles
-        self._known: list[tuple[Tensor, int, Tensor]] = []
+        # the last of each kind, weights and families: part, version, whole
+        self._known: dict[torch.dtype, tuple[Tensor, int, Tensor]] = {}
 
     def generators(self, seed: int, device: torch.device) -> list[Generator]:
         selection = generators(seed, device)[1]
@@ -49,14 +50,14 @@ class Sharded(Population):
 
     def whole(self, a: Tensor) -> Tensor:
         """Asked twice for the same numbers, nothing is sent."""
-        for part, version, known in self._known:
+        if a.dtype in self._known:
+            part, version, known = self._known[a.dtype]
             if part is a and version == a._version:
-                return self._remember(a, known)
+                return known
         return self._remember(a, torch.cat(self.world.gather(a), 1))
 
     def _remember(self, part: Tensor, known: Tensor) -> Tensor:
-        others = [entry for entry in self._known if entry[0] is not part]
-        self._known = [*others[-2:], (part, part._version, known)]
+        self._known[part.dtype] = part, part._version, known
         return known
 
     def means(self, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -79,7 +80,6 @@ class Sharded(Population):
         todo = moves(ancestors, self.world.rank, self.world.size)
         fields = {f"carry {name}": a for name, a in particles.carry.items()} | {"x": particles.x}
         out = carry_out(self.world, todo, fields)
-        self._known = []
         self._remember(eve, eves)
         return Particles(
             out["x"], log_w, eve, {name: out[f"carry {name}"] for name in particles.carry}
