@@ -34,7 +34,7 @@ class LookAhead(BaseChain):
     def denoise(self, x: Tensor, t: Level) -> Tensor:
         """The prior's denoiser on (S, n, *E), counted."""
         self.evaluations["network_forward"] += x.shape[0] * x.shape[1]
-        return self.prior.denoise(x.flatten(0, 1), t.time).unflatten(0, x.shape[:2])
+        return self.prior.denoise(x.flatten(0, 1), t.time).reshape(x.shape)
 
     def look_at(
         self, k: int, x: Tensor, carry: Carry | None = None, guide: Potential | None = None

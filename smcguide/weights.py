@@ -12,6 +12,8 @@ References: Kong, Liu, Wong (1994) for ESS; Zhou, Johansen, Aston, "Toward autom
 an adaptive sequential Monte Carlo approach" (arXiv 1303.3123) for CESS.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ def log_sum_exp(a: Tensor, dim: int = -1) -> Tensor:
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
     """log of the mean weight, shape (S,)."""
-    return summary(log_w)[1]
+    return log_sum_exp(log_w) - math.log(log_w.shape[-1])
 
 
 def normalise(log_w: Tensor) -> Tensor:
@@ -38,11 +40,11 @@ def ess(log_w: Tensor) -> Tensor:
 
 def summary(log_w: Tensor) -> tuple[Tensor, Tensor]:
     """ESS and log of the mean weight, (S,) each, with one exponential per weight."""
-    top = log_w.amax(-1, keepdim=True)
-    w = torch.exp(log_w - top.masked_fill(torch.isneginf(top), 0.0))
+    top = log_w.amax(-1).clamp(min=torch.finfo(log_w.dtype).min)  # all dead: 0 / 0 and log 0
+    w = torch.exp(log_w - top[..., None])
     total = w.sum(-1)
-    log_mean = top.squeeze(-1) + torch.log(total / log_w.shape[-1])
-    return total**2 / torch.linalg.vecdot(w, w), log_mean
+    log_mean = torch.log(total / log_w.shape[-1]) + top
+    return total.square() / w.square().sum(-1), log_mean
 
 
 def cess(log_w: Tensor, log_v: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from smcguide.errors import InvalidInput
 
@@ -28,7 +29,7 @@ class MatrixOperator:
         self.matrix = matrix.double()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1).double() @ self.matrix.T
+        return linear(x.flatten(1).double(), self.matrix)
 
     def adjoint(self, y: Tensor) -> Tensor:
         return y @ self.matrix

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from smcguide.errors import InvalidInput
 from smcguide.kept import Kept
@@ -56,7 +57,7 @@ class Widened(ABC):
         """Whitened residual (S, N, m)."""
         shift, inverse, _ = self.whitener[look.t]
         r = self.cost.residual(look.x0_hat) - shift
-        return r * inverse if inverse.ndim == 1 else r @ inverse.T
+        return r * inverse if inverse.ndim == 1 else linear(r, inverse)
 
     def log_value(self, look: Look) -> Tensor:
         """Log-density (S, N) of y."""

@@ -53,7 +53,7 @@ class OneShape(Components):
     def denoise(self, x: Tensor) -> Tensor:
         z = x if self._U is None else x @ self._U
         r = torch.softmax(self._log_joint(z), 0)
-        D = torch.addmm(self._gain * z, r.T, self._rest)
+        D = torch.addcmul((self._rest.T @ r).T.contiguous(), self._gain, z)
         return D if self._U is None else D @ self._U.T
 
     def log_prob(self, x: Tensor) -> Tensor:
