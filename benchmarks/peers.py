@@ -1,9 +1,10 @@
 """Ours beside other libraries, in one run.
 
 *resampling*: log-weights to ancestors, for each scheme that two of us have. *smc*: the 25 Gaussians
-in d = 8 with their exact denoiser, N = 1000, 100 steps, systematic resampling below half ESS: one
-Feynman-Kac model, written by hand for each library in `peers/`. A peer whose evidence has another law
-than ours gets no ratio. *error*: seconds to a given error of the posterior mean, against azula's TDS.
+in d = 8 with their exact denoiser, N = 1000 and 10^4, 100 steps, systematic resampling below half
+ESS: one Feynman-Kac model, written by hand for each library in `peers/`. A peer whose evidence has
+another law than ours gets no ratio. *error*: seconds to a given error of the posterior mean, against
+azula's TDS.
 
 Everybody has one thread and a process; all take turns; times are of the processor, after a warm-up.
 A ratio is ours over theirs, the median of neighbours in time: below 1 we are the faster. The
@@ -67,11 +68,16 @@ def all_resampling(peers: Sequence[Process], fast: bool, folder: Path) -> list[d
 
 
 def all_smc(peers: Sequence[Process], fast: bool, folder: Path) -> list[dict[str, Any]]:
-    num, steps, rounds = (64, 10, 3) if fast else (1000, 100, 30)
+    sizes, steps = ({64: 3}, 10) if fast else ({1000: 30, 10**4: 6}, 100)  # N: rounds
     task = Task(1, 8, 2, steps)
     file = task.save(folder / "problem.npz")
-    rows = [smc(p, task, file, g, num, rounds) for g in (False, True) for p in peers]
-    print(f"SMC, N = {num}, {steps} steps, milliseconds a step; Z over the exact evidence\n")
+    rows = [
+        smc(p, task, file, gradient, num, rounds)
+        for gradient in (False, True)
+        for num, rounds in sizes.items()
+        for p in peers
+    ]
+    print(f"SMC, {steps} steps, milliseconds a step; Z over the exact evidence\n")
     lines = []
     for r in rows:
         ratio = ["other law", ""]
@@ -80,9 +86,19 @@ def all_smc(peers: Sequence[Process], fast: bool, folder: Path) -> list[dict[str
             ratio = [f"{middle:.2f}", f"{low:.2f} - {high:.2f}"]
         Z = [f"{z:.3f} ± {e:.3f}" for z, e in zip(r["Z"], r["Z error"], strict=True)]
         speeds = [f"{r['theirs']:.3f}", f"{r['smcguide']:.3f}"]
-        lines.append([r["proposal"], r["peer"], *speeds, *ratio, *reversed(Z)])
+        lines.append([r["proposal"], str(r["N"]), r["peer"], *speeds, *ratio, *reversed(Z)])
     table(
-        ["proposal", "peer", "theirs", "smcguide", "ratio", "quartiles", "Z theirs", "Z smcguide"],
+        [
+            "proposal",
+            "N",
+            "peer",
+            "theirs",
+            "smcguide",
+            "ratio",
+            "quartiles",
+            "Z theirs",
+            "Z smcguide",
+        ],
         lines,
     )
     return rows

@@ -15,10 +15,14 @@ Trigger = Callable[[int, Tensor], Tensor | bool]
 
 def decide(trigger: Trigger, step: int, log_w: Tensor, ess: Tensor) -> Tensor | bool:
     """What a trigger says where the ESS (S,) of the weights is known: one that has a method
-    `knowing(step, log_w, ess)` need not compute it again."""
-    knowing = getattr(trigger, "knowing", None)
-    answer: Tensor | bool = trigger(step, log_w) if knowing is None else knowing(step, log_w, ess)
-    return answer
+    `knowing(step, log_w, ess)` need not compute it again. A subclass with another `__call__` is asked."""
+    for kind in type(trigger).__mro__:
+        if "knowing" in vars(kind):
+            answer: Tensor | bool = trigger.knowing(step, log_w, ess)  # type: ignore[attr-defined]
+            return answer
+        if "__call__" in vars(kind):
+            break
+    return trigger(step, log_w)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,15 @@ def test_gaussian_likelihood_is_a_normalised_density():
     )
 
 
+def test_the_noise_can_be_learnt_by_gradients():
+    x0, y = randn(2, 5, *EVENT), randn(4, name="y")
+    std = STD.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(LinearGaussian(A, y, std)(x0).sum(), std)
+    mean = x0.flatten(2) @ A.mT
+    (expected,) = torch.autograd.grad(-torch.distributions.Normal(mean, std).log_prob(y).sum(), std)
+    torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_a_scalar_noise_serves_all_entries():
     x0, y = randn(2, 5, *EVENT), randn(4, name="y")
     many = torch.full((4,), 0.8, dtype=F64)

@@ -1,13 +1,15 @@
 """Schedules: closed forms, inverses, derivatives, and tables that are refused."""
 
+import copy
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
 from smcguide.errors import InvalidInput
-from smcguide.schedules import EDM, VE, VP, Cosine, DDPMTable, RectifiedFlow
+from smcguide.schedules import EDM, VE, VP, Cosine, DDPMTable, RectifiedFlow, Schedule
 
 F64 = torch.float64
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=F64)
@@ -182,3 +184,32 @@ def test_bad_tables_are_refused(table):
 def test_repr_is_short_and_names_the_class(schedule):
     assert repr(schedule).startswith(type(schedule).__name__)
     assert len(repr(schedule)) < 120
+
+
+@dataclass
+class Exponential(Schedule):
+    """alpha = exp(-rate t)."""
+
+    rate: float = 1.0
+    t_min, t_max = 1e-3, 5.0
+
+    def alpha(self, t):
+        return torch.exp(-self.rate * torch.as_tensor(t, dtype=F64))
+
+    def sigma(self, t):
+        return torch.sqrt(1 - self.alpha(t) ** 2)
+
+    def time(self, log_snr):
+        return torch.nn.functional.softplus(-torch.as_tensor(log_snr, dtype=F64)) / (2 * self.rate)
+
+
+def test_a_schedule_that_is_given_other_numbers_forgets_its_levels():
+    schedule = Exponential()
+    assert (
+        schedule.level(1.0) is schedule.level(torch.tensor(1.0)) is schedule.level(np.float32(1.0))
+    )
+    schedule.rate = 2.0
+    twin = copy.copy(schedule)
+    twin.rate = 3.0
+    levels = [s.level(1.0).alpha for s in (Exponential(), schedule, twin)]
+    assert levels == pytest.approx([math.exp(-rate) for rate in (1.0, 2.0, 3.0)])

@@ -8,7 +8,7 @@ import torch
 
 import smcguide as sg
 from smcguide.potentials import ControlValue, InflatedGaussian, MomentMatched, Terminal, Tweedie
-from smcguide.proposals import DTM, CleanGradient, Combined, Gradient, Published
+from smcguide.proposals import DTM, Bootstrap, CleanGradient, Combined, Gradient, Published
 
 F64 = torch.float64
 K, PARTICLES = 4, 6
@@ -95,6 +95,16 @@ def test_parts_of_a_combination_follow_their_own_guides():
     ]
     assert min(float(s.norm()) for s in shifts) > 1e-6
     torch.testing.assert_close(q.mean - base.mean, sum(shifts), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("part", [DTM("ndtm"), DTM(guide=Tweedie(0.3))], ids=repr)
+def test_a_part_of_a_combination_takes_as_many_passes_as_alone(part):
+    spent = []
+    for proposal in (part, Combined((part, Bootstrap()))):
+        task = model(proposal)
+        sg.run(task, num_particles=PARTICLES, seed=1)
+        spent.append(task.evaluations)
+    assert spent[0] == spent[1]
 
 
 class Once(torch.autograd.Function):

@@ -3,6 +3,7 @@ depends on numbers. On the CPU such operations cost nothing and are visible all 
 each one stops the queue. Times are for the benchmarks; here operations are counted."""
 
 import traceback
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -194,6 +195,23 @@ def test_kernels_with_one_standard_deviation_make_few_large_tensors():
     assert wide(lambda: p.sample(z)) == wide(lambda: q.kl(p)) == 1
     assert wide(lambda: p.log_ratio(q, z)) == wide(lambda: p.compared(q, z)) == 1
     assert wide(lambda: p.log_ratio(p, z)) == wide(lambda: p.kl(p)) == 0
+
+
+def test_while_particles_move_those_of_before_the_resampling_are_gone(monkeypatch):
+    """Three populations would be alive otherwise: the old, the resampled and the new one."""
+    alive, handed_on = [], []
+    right = sg.GuidedDiffusion.advance
+
+    def watching(self, k, x, *given):
+        if k < self.num_steps - 1:  # nobody is resampled before the last step, which has no noise
+            alive.extend(ref() is not None for ref in handed_on)
+        moved = right(self, k, x, *given)
+        handed_on.append(weakref.ref(moved.x))
+        return moved
+
+    monkeypatch.setattr(sg.GuidedDiffusion, "advance", watching)
+    sg.run(toy_model(), num_particles=16, seed=1, trigger=sg.triggers.always())
+    assert len(alive) > 10 and not any(alive)
 
 
 @pytest.mark.parametrize("resampler", [R.Systematic(), R.Stratified(), R.SSP()], ids=repr)

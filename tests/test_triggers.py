@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import smcguide as sg
+from smcguide import weights
 from smcguide.errors import InvalidInput
+from smcguide.triggers import decide
 
 F64 = torch.float64
 
@@ -115,3 +117,20 @@ def test_triggers_say_what_they_are():
     assert repr(sg.triggers.within(sg.triggers.always(), 1, 9)) == (
         "within(trigger=always(), first=1, last=9)"
     )
+
+
+class Every(sg.triggers.ess_below):
+    """At even steps only."""
+
+    def __call__(self, step, log_w):
+        return super().__call__(step, log_w) if step % 2 == 0 else False
+
+
+def test_a_rule_made_of_another_one_is_obeyed():
+    log_w = weights_of_ess(1, 10)
+    ess = weights.ess(log_w)
+    for trigger in (Every(), sg.triggers.within(Every(), 0, 9)):
+        assert decide(trigger, 1, log_w, ess) is False
+        assert decide(trigger, 2, log_w, ess).tolist() == [True, False]
+    told = decide(sg.triggers.ess_below(), 0, log_w, ess.flip(0))
+    assert told.tolist() == [False, True]

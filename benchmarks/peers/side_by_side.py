@@ -74,7 +74,7 @@ def smc(
     error = Z.std(1, ddof=1) / math.sqrt(rounds)
     score = float((Z[0].mean() - Z[1].mean()) / math.hypot(*error))
     return {
-        "proposal": "Gradient" if gradient else "Bootstrap", "peer": str(p.peer),
+        "proposal": "Gradient" if gradient else "Bootstrap", "N": num, "peer": str(p.peer),
         "smcguide": 1e3 * statistics.median(mine) / model.num_steps,
         "theirs": 1e3 * statistics.median(theirs) / model.num_steps, "ratio": ratio(mine, theirs),
         "Z": Z.mean(1).tolist(), "Z error": error.tolist(), "agrees": abs(score) < LARGEST_SCORE,

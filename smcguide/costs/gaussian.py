@@ -71,8 +71,6 @@ class GaussianLikelihood(TerminalCost):
             )
         self.y = y.double().reshape(self.num_systems or 1, 1, -1)
         self.std = std.expand(self.obs_shape).flatten()
-        norm = self.std.log().sum() + 0.5 * len(self.std) * math.log(2 * math.pi)
-        self._log_norm = float(norm)
 
     @property
     def selected(self) -> Tensor | None:
@@ -93,7 +91,9 @@ class GaussianLikelihood(TerminalCost):
         return -0.5 * self.residual(x0) ** 2 - self.std.log() - 0.5 * math.log(2 * math.pi)
 
     def __call__(self, x0: Tensor) -> Tensor:
-        return 0.5 * self.residual(x0).square().sum(-1) + self._log_norm
+        # not kept: gradients may follow std
+        constant = self.std.log().sum() + 0.5 * len(self.std) * math.log(2 * math.pi)
+        return 0.5 * self.residual(x0).square().sum(-1) + constant
 
     def simulate(self, x0: Tensor, generator: torch.Generator) -> Tensor:
         """A measurement (S, N, m) of each x0 (S, N, *E)."""

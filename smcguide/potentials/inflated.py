@@ -113,8 +113,8 @@ class InflatedGaussian(Potential):
         return Moments(V.new_zeros(d), V.expand(d))
 
     def log_value(self, look: Look) -> Tensor:
-        values = [term.log_value(look) for term in self._terms]
-        return reduce(add, values) + tweedie(self._rest, look)
+        value = reduce(add, [term.log_value(look) for term in self._terms])
+        return value + tweedie(self._rest, look) if self._rest else value
 
     def residual(self, look: Look) -> Tensor:
         """r (S, N, m) with log psi = -|r|^2 / 2 + constant, for Gauss-Newton."""

@@ -27,6 +27,9 @@ def unknown(t: Level, variance: float | None, rehearsal: Rehearsal | None) -> fl
     return min(float(rehearsal.interpolate(rehearsal.residual_variance, t)), t.ratio**2)
 
 
+Whitener = tuple[Tensor | None, Tensor, Tensor]
+
+
 class Widened(ABC):
     """One Gaussian summand of a cost; a subclass says b_t and W_t."""
 
@@ -34,13 +37,13 @@ class Widened(ABC):
         self.cost = cost
         m = len(cost.std)
         self.log_norm = float(cost.std.log().sum()) + 0.5 * m * math.log(2 * math.pi)
-        self.whitener: Kept[Level, tuple[Tensor, Tensor, Tensor]] = Kept(self._whitener, m**2)
+        self.whitener: Kept[Level, Whitener] = Kept(self._whitener, m**2)
 
     @abstractmethod
-    def law(self, t: Level) -> tuple[Tensor, Tensor]:
-        """b_t (m,), and W_t as (m, m), or as (m,) where it is diagonal."""
+    def law(self, t: Level) -> tuple[Tensor | None, Tensor]:
+        """b_t (m,), None for 0, and W_t as (m, m), or as (m,) where it is diagonal."""
 
-    def _whitener(self, t: Level) -> tuple[Tensor, Tensor, Tensor]:
+    def _whitener(self, t: Level) -> Whitener:
         """b_t, L^-1 and log det L for L L^T = I + W_t."""
         shift, W = self.law(t)
         if W.ndim == 1:
@@ -56,7 +59,8 @@ class Widened(ABC):
     def residual(self, look: Look) -> Tensor:
         """Whitened residual (S, N, m)."""
         shift, inverse, _ = self.whitener[look.t]
-        r = self.cost.residual(look.x0_hat) - shift
+        r = self.cost.residual(look.x0_hat)
+        r = r if shift is None else r - shift
         return r * inverse if inverse.ndim == 1 else linear(r, inverse)
 
     def log_value(self, look: Look) -> Tensor:
@@ -74,9 +78,8 @@ class Linear(Widened):
         self.factor = A if moments.basis is None else A @ moments.basis
         self.variance = moments.variance
 
-    def law(self, t: Level) -> tuple[Tensor, Tensor]:
-        W = (self.factor * t.prior_width(self.variance)) @ self.factor.T
-        return W.new_zeros(len(W)), W
+    def law(self, t: Level) -> tuple[Tensor | None, Tensor]:
+        return None, (self.factor * t.prior_width(self.variance)) @ self.factor.T
 
 
 class Masked(Widened):
@@ -88,9 +91,8 @@ class Masked(Widened):
         V = V if moments.basis is None else moments.basis.square() @ V
         self.variance = V[cost.selected]
 
-    def law(self, t: Level) -> tuple[Tensor, Tensor]:
-        W = t.prior_width(self.variance) / self.cost.std**2
-        return torch.zeros_like(W), W
+    def law(self, t: Level) -> tuple[Tensor | None, Tensor]:
+        return None, t.prior_width(self.variance) / self.cost.std**2
 
 
 class Measured(Widened):
@@ -113,5 +115,5 @@ class Measured(Widened):
         self.shift = gap.mean(1)
         self.W = (1 - shrink) * W + shrink * torch.diag_embed(W.diagonal(dim1=-2, dim2=-1))
 
-    def law(self, t: Level) -> tuple[Tensor, Tensor]:
+    def law(self, t: Level) -> tuple[Tensor | None, Tensor]:
         return self.rehearsal.interpolate(self.shift, t), self.rehearsal.interpolate(self.W, t)

@@ -38,6 +38,8 @@ from smcguide.proposals.gauss_newton import gauss_newton, require_least_squares
 from smcguide.proposals.published import Published, StepProblem
 from smcguide.records import Look
 
+_RELEASED = Published()  # one object: `Combined` tells guides apart by identity
+
 
 @dataclass(frozen=True)
 class DTM(Proposal):
@@ -100,7 +102,7 @@ class DTM(Proposal):
     def _published(self) -> Published | None:
         if isinstance(self.objective, Published):
             return self.objective
-        return Published() if self.objective == "ndtm" else None
+        return _RELEASED if self.objective == "ndtm" else None
 
     @property
     def needs_rehearsal(self) -> bool:  # type: ignore[override]

@@ -9,6 +9,7 @@ Lin et al. (2305.08891), zero terminal SNR.
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,8 +51,12 @@ class Schedule(ABC):
         d_alpha, d_sigma = (torch.func.jvp(f, *point)[1] for f in (self.alpha, self.sigma))
         return float(d_alpha), float(d_sigma)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__.pop("_levels", None)  # those of another law
+        super().__setattr__(name, value)
+
     def level(self, t: float) -> Level:
-        """alpha and sigma at one time, as floats; remembered, for a schedule does not change."""
+        """alpha and sigma at one time, as floats; remembered until an attribute is set."""
         if "_levels" not in self.__dict__:
             self.__dict__["_levels"] = Kept(self._level)  # also where it is frozen
         level: Level = self.__dict__["_levels"][float(t)]
