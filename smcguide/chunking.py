@@ -169,18 +169,17 @@ def _halve(owner: Owner, kind: str, S: int, here: slice) -> None:
 
 
 def _advice(owner: Owner, S: int, n: int) -> str:
-    if owner.chunk_size != AUTO:
+    if n > 1:
         return (
             f"smcguide: memory ran out with {S * n:,} particles in the network at once "
             f'(chunk_size={owner.chunk_size}). Use chunk_size="auto", or a number below {S * n:,}.'
         )
-    fewer = f"fewer systems in one run (there are {S:,}, each with one particle at least), " * (
-        S > 1
-    )
+    fewer = f"fewer systems (there are {S:,}, each with one particle at least), " if S > 1 else ""
     return (
-        f'smcguide: memory ran out with the smallest chunk there is, {S:,} at once (chunk_size="auto"). '
-        f"Use {fewer}a lower precision (dtype=), a proposal or potential without gradients, or a "
-        "device with more memory."
+        f"smcguide: memory ran out with the smallest chunk there is, {S:,} at once "
+        f"(chunk_size={owner.chunk_size!r}). Use {fewer}a network in half precision "
+        "(prior.to(network_dtype=torch.bfloat16)), priors.recompute_blocks(net), a proposal or potential "
+        "without gradients, or a device with more memory."
     )
 
 

@@ -34,7 +34,9 @@ class LookAhead(BaseChain):
     def denoise(self, x: Tensor, t: Level) -> Tensor:
         """The prior's denoiser on (S, n, *E), counted."""
         self.evaluations["network_forward"] += x.shape[0] * x.shape[1]
-        return self.prior.denoise(x.flatten(0, 1), t.time).reshape(x.shape)
+        x0_hat = self.prior.denoise(x.flatten(0, 1), t.time)
+        # the answer's own shape, not that of x: a transposed one would pass
+        return x0_hat.reshape(*x.shape[:2], *x0_hat.shape[1:])
 
     def look_at(
         self, k: int, x: Tensor, carry: Carry | None = None, guide: Potential | None = None

@@ -195,6 +195,9 @@ def degenerate(folder):
         "revived",
         run(Walk(world, one_dead), num_particles=8, num_systems=3, islands=Islands()),
     )
+    meet, once = Islands(every=1, fraction=1.0), sg.triggers.at_steps([1])
+    walk = Walk(world, lambda *_: None)
+    keep(folder, "met", run(walk, num_particles=16, num_systems=20, islands=meet, trigger=once))
 
 
 @dataclass(frozen=True)

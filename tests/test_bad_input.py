@@ -395,6 +395,22 @@ def test_a_prior_of_ones_own_in_half_precision_is_refused() -> None:
         run(Half(), square)
 
 
+def test_a_prior_that_answers_with_axes_exchanged_is_not_read_in_another_order() -> None:
+    class Exchanged(Prior):
+        schedule, event_shape = VP(), (2,)
+        dtype, device = F64, torch.device("cpu")
+
+        def denoise(self, x: Tensor, t: float) -> Tensor:
+            return x.T
+
+    model = sg.GuidedDiffusion(
+        Exchanged(), square, kernel=sg.kernels.DDPM(), times=karras(4), potential=Tweedie(),
+        proposal=Bootstrap(),
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="shape"):
+        sg.run(model, num_particles=8, progress=False)
+
+
 def test_hidden_numbers_of_a_masked_measurement_are_never_looked_at(prior: Watched) -> None:
     y = torch.tensor([0.3, NAN], dtype=F64)
     posterior = run(prior, LinearGaussian(MASK, y, 0.5))
@@ -583,7 +599,9 @@ def test_a_network_that_breaks_is_caught_where_it_breaks(prior: Watched) -> None
 
 
 def test_a_bare_network_is_no_prior() -> None:
-    with pytest.raises(sg.InvalidInput, match=r"prior: got a Linear; wrap a network with NetworkPrior"):
+    with pytest.raises(
+        sg.InvalidInput, match=r"prior: got a Linear; wrap a network with NetworkPrior"
+    ):
         explicit(torch.nn.Linear(2, 2), square)  # type: ignore[arg-type]
 
 
@@ -656,5 +674,7 @@ def test_numpy_integers_are_whole_numbers(prior: Watched) -> None:
 
 
 def test_steps_and_times_together_are_refused(prior: Watched) -> None:
-    with pytest.raises(sg.InvalidInput, match=r"give one of them. Presets hold times and take num_steps"):
+    with pytest.raises(
+        sg.InvalidInput, match=r"give one of them. Presets hold times and take num_steps"
+    ):
         sg.sample(prior, square, num_steps=5, **sg.presets.tds())

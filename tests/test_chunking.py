@@ -184,6 +184,25 @@ def test_moves_of_parameters_go_in_chunks(little_room):
     assert 16 < auto.chunk_sizes["parameter move"] < 400
 
 
+@pytest.mark.parametrize("chunk_size", [6, "auto"])
+@pytest.mark.parametrize("proposal", PROPOSALS)
+def test_only_the_first_particle_of_the_first_chunk_follows_a_path(
+    proposal, chunk_size, little_room
+):
+    kept = [
+        sg.particle_gibbs(model(size, proposal), 2, 100, num_chains=2, seed=5, progress=False)
+        for size in (None, chunk_size)
+    ]
+    torch.testing.assert_close(kept[0].x, kept[1].x, rtol=0, atol=1e-10)
+    state = model(chunk_size, proposal).initial((2, 100), generator("path"))
+    pinned = {"x": torch.full((2, 4), 0.25, dtype=torch.float64)}
+    moved = model(chunk_size, proposal).conditional_step(
+        0, state.x, state.carry, generator("step"), pinned
+    )
+    follows = (moved.x - 0.25).abs().amax(-1) < 1e-9
+    assert follows[:, 0].all() and not follows[:, 1:].any()
+
+
 def test_a_run_that_is_resumed_ends_bit_for_bit_as_one_that_was_not(tmp_path, little_room):
     class Stopped(Exception):
         pass
@@ -277,12 +296,14 @@ def test_who_chose_a_size_is_told_what_to_do(chunk_size):
     assert f"chunk_size={chunk_size}" in note and 'Use chunk_size="auto", or a number below' in note
 
 
+@pytest.mark.parametrize("chunk_size", ["auto", 2])
 @pytest.mark.parametrize("limit", [0, 1])
-def test_where_nothing_smaller_is_left_the_error_says_what_else_may_help(limit):
+def test_where_nothing_smaller_is_left_the_error_says_what_else_may_help(limit, chunk_size):
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        run(model(prior=Limited(limit=limit)))
+        run(model(chunk_size, prior=Limited(limit=limit)))
     (note,) = caught.value.__notes__
     assert "the smallest chunk there is, 2 at once" in note and "fewer systems" in note
+    assert "network_dtype" in note and "a number below" not in note
 
 
 def test_other_errors_pass_untouched():

@@ -113,6 +113,9 @@ def test_the_noise_can_be_learnt_by_gradients():
     (slope,) = torch.autograd.grad(LinearGaussian(A, y, std)(x0).sum(), std)
     mean = x0.flatten(2) @ A.mT
     (expected,) = torch.autograd.grad(-torch.distributions.Normal(mean, std).log_prob(y).sum(), std)
+    prior = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, *EVENT, dtype=F64), scale=1.0)
+    post = sg.sample(prior, LinearGaussian(A, y, std), num_particles=8, num_steps=4)
+    assert not post.log_evidence.requires_grad
     torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-10)
 
 

@@ -245,6 +245,15 @@ def test_a_dead_island_gets_the_particles_of_a_living_one(two):
     assert set(post["eves"][1].tolist()) <= set(range(4))
 
 
+def test_islands_that_met_count_their_new_families(two):
+    """Where nothing is resampled the last record serves again, unless islands were exchanged since."""
+    post = load(two, "met")
+    here = [sum(len(set(half.tolist())) for half in row.split(8)) for row in post["eves"]]
+    assert post["trace"]["unique_eves"][:, -1].tolist() == here
+    lost = [row[:8].tolist() == row[8:].tolist() for row in post["eves"]]
+    assert any(lost), "no island was lost"
+
+
 @pytest.mark.parametrize(
     "islands", [{"every": 0}, {"every": 1.5}, {"fraction": 0.0}, {"fraction": 2}]
 )

@@ -141,8 +141,9 @@ def test_a_network_under_autocast_of_its_own_serves_float32_particles():
 
 
 def test_a_network_dtype_that_is_no_float_is_refused():
-    with pytest.raises(InvalidInput, match=r"network_dtype=torch.int8; expected a floating dtype"):
-        prior_of(Net()).to(network_dtype=torch.int8)
+    for wrong, named in ((torch.int8, "torch.int8"), ("bfloat16", "'bfloat16'")):
+        with pytest.raises(InvalidInput, match=f"network_dtype={named}; expected a floating dtype"):
+            prior_of(Net()).to(network_dtype=wrong)
 
 
 def test_an_overflow_in_half_precision_is_an_error_and_no_impossible_event():
@@ -294,6 +295,10 @@ def test_a_network_without_such_blocks_is_refused():
         recompute_blocks(nn.Linear(2, 2))
     with pytest.raises(InvalidInput, match=r"Net contains no Conv1d; .* contains Block, Linear"):
         recompute_blocks(Net(), nn.Conv1d)
+    with pytest.raises(InvalidInput, match=r"got NetworkPrior; expected the network, .* prior.net"):
+        recompute_blocks(prior_of(Net()))
+    with pytest.raises(InvalidInput, match=r"got 'Block'; expected the blocks' class"):
+        recompute_blocks(Net(), "Block")
 
 
 # ---- compiled --------------------------------------------------------------------------------------

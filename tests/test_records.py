@@ -31,7 +31,8 @@ STDS = {
     "tensors per particle": (positive(2, 3, 1, 1, seed=7), positive(*SHAPE, seed=8)),
     "tensor base, float proposal": (positive(*SHAPE, seed=9), 0.7),
     "float base, tensor proposal": (0.3, positive(*SHAPE, seed=9)),
-    "the same tensor": (positive(4, 2, seed=5), positive(4, 2, seed=5)),
+    "equal tensors": (positive(4, 2, seed=5), positive(4, 2, seed=5)),
+    "the same tensor": (positive(4, 2, seed=5),) * 2,
 }
 
 
@@ -49,6 +50,8 @@ def test_log_ratio_is_the_difference_of_log_densities(case):
     ratio = p.log_ratio(q, z)
     assert ratio.dtype == F64
     torch.testing.assert_close(ratio, density(p, x) - density(q, x), rtol=1e-10, atol=1e-10)
+    both = p.compared(q, z)
+    torch.testing.assert_close(both, (ratio, q.kl(p)), rtol=1e-10, atol=1e-10)
 
 
 def test_log_ratio_of_a_kernel_with_itself_is_exactly_zero():

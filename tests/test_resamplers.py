@@ -114,6 +114,13 @@ def test_residual_gives_at_least_floor_of_num_w():
     assert not (counts(Multinomial(), log_w, 500, 20) >= floor).all()
 
 
+def test_residual_keeps_the_whole_copies_behind_the_last_remainder():
+    expected = torch.tensor([0.5, 0.0, 0.5, 1.0, 2.0, 0.0], dtype=F64)  # of four, one is open
+    found = counts(Residual(), expected.log(), 200, 4)
+    assert (found[:, 3:] == torch.tensor([1, 2, 0])).all() and (found[:, 1] == 0).all()
+    assert set(found[:, 0].tolist()) == set(found[:, 2].tolist()) == {0, 1}
+
+
 def test_stratified_differs_from_n_w_by_less_than_two():
     log_w = some_log_weights()
     deviation = counts(Stratified(), log_w, 500) - 9 * torch.softmax(log_w, 0)

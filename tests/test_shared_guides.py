@@ -7,7 +7,14 @@ import pytest
 import torch
 
 import smcguide as sg
-from smcguide.potentials import ControlValue, InflatedGaussian, MomentMatched, Terminal, Tweedie
+from smcguide.potentials import (
+    ControlValue,
+    FKSteering,
+    InflatedGaussian,
+    MomentMatched,
+    Terminal,
+    Tweedie,
+)
 from smcguide.proposals import DTM, Bootstrap, CleanGradient, Combined, Gradient, Published
 
 F64 = torch.float64
@@ -21,10 +28,10 @@ COST = sg.costs.LinearGaussian(
 
 
 def model(proposal, potential=None, **parts):
+    usual = {"times": sg.grids.uniform(K), "potential": potential or InflatedGaussian(1.0)}
     return sg.GuidedDiffusion(
-        PRIOR, COST, kernel=sg.kernels.DDPM(), times=sg.grids.uniform(K),
-        potential=potential or InflatedGaussian(1.0), proposal=proposal, **parts,
-    )  # fmt: skip
+        PRIOR, COST, kernel=sg.kernels.DDPM(), proposal=proposal, **usual | parts
+    )
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,10 @@ SETTINGS = [
     (DTM, AloneDTM, {"guide": Tweedie(0.3), "num_iters": 2}),
     (DTM, AloneDTM, {"objective": Published(clamp=(-0.3, 0.3)), "learning_rate": 0.01}),
 ]
-POTENTIALS = [Terminal(), Tweedie(), MomentMatched("diagonal"), ControlValue(DTM(), Tweedie())]
+POTENTIALS = [
+    Terminal(), Tweedie(), MomentMatched("diagonal"), ControlValue(DTM(), Tweedie()),
+    FKSteering("max", every=1, first=1),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("potential", POTENTIALS, ids=repr)
@@ -105,6 +115,15 @@ def test_a_part_of_a_combination_takes_as_many_passes_as_alone(part):
         sg.run(task, num_particles=PARTICLES, seed=1)
         spent.append(task.evaluations)
     assert spent[0] == spent[1]
+
+
+def test_a_step_back_to_noise_asks_for_no_gradient():
+    task = model(Gradient(guide=Tweedie(0.2)), times=sg.grids.recurrent(sg.grids.uniform(K)))
+    generator = torch.Generator().manual_seed(0)
+    state = task.initial((1, PARTICLES), generator)
+    for k in range(task.num_steps - 1):
+        assert ("guide_grad" in state.carry) != task.is_noising(k)
+        state = task.step(k, state.x, state.carry, generator)
 
 
 class Once(torch.autograd.Function):

@@ -36,7 +36,7 @@ class Widened(ABC):
     def __init__(self, cost: Any) -> None:
         self.cost = cost
         m = len(cost.std)
-        self.log_norm = float(cost.std.log().sum()) + 0.5 * m * math.log(2 * math.pi)
+        self.log_norm = float(cost.std.detach().log().sum()) + 0.5 * m * math.log(2 * math.pi)
         self.whitener: Kept[Level, Whitener] = Kept(self._whitener, m**2)
 
     @abstractmethod

@@ -154,9 +154,9 @@ class NetworkPrior(Prior):
             moved = copy.copy(self)
             moved.rehearsal = None
         if network_dtype is not None and recast:
-            if not network_dtype.is_floating_point:
+            if not isinstance(network_dtype, torch.dtype) or not network_dtype.is_floating_point:
                 raise InvalidInput(
-                    f"NetworkPrior.to: network_dtype={network_dtype}; expected a floating dtype such "
+                    f"NetworkPrior.to: network_dtype={network_dtype!r}; expected a floating dtype such "
                     "as torch.bfloat16."
                 )
             moved.time_dtype = self.time_dtype or self.network_dtype or self.dtype

@@ -30,8 +30,19 @@ def recompute_blocks(net: nn.Module, *kinds: type[nn.Module]) -> nn.Module:
         net.
 
     Raises:
-        InvalidInput: where the network has no such blocks.
+        InvalidInput: where the network has no such blocks, or is none.
     """
+    if not isinstance(net, nn.Module):
+        raise InvalidInput(
+            f"recompute_blocks: got {type(net).__name__}; expected the network, an nn.Module, such as "
+            "prior.net."
+        )
+    for kind in kinds:
+        if not isinstance(kind, type):
+            raise InvalidInput(
+                f"recompute_blocks: got {kind!r}; expected the blocks' class, "
+                "recompute_blocks(net, Block)."
+            )
     own = getattr(net, "enable_gradient_checkpointing", None)
     if own is not None and not kinds:
         own()
