@@ -111,8 +111,7 @@ def parameter_gibbs(
     check_conditional(model, resampler, num_particles, ancestor_sampling=False)
     with Progress(progress, (burn_in + sweeps) * model.num_steps) as bar:
         for n in range(burn_in + sweeps):
-            tried = model.chunk_sizes
-            model = build(cost.at(here.theta))
+            tried, model = model.chunk_sizes, build(cost.at(here.theta))
             model.chunk_sizes = tried  # "auto" need not try again
             sweep = Sweep(model, (num_chains, num_particles), resampler, trigger, watch=bar.update)
             path, _, log_z = sweep(here.path, (seed, 1, n))

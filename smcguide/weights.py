@@ -88,7 +88,7 @@ def running(log_w: Tensor, num: int) -> Tensor:
     """num (W_0 + ... + W_i), (S, N) float64. It is inf from the last positive weight on, so that rounding
     cannot end short of num, and everywhere in a system without legal weights."""
     cdf = normalise(log_w).cumsum(-1)
-    if cdf.device.type != "cpu":  # sums in parallel may fall by a rounding, past a particle of weight zero
+    if cdf.device.type != "cpu":  # a parallel sum may fall by a rounding where a weight is zero
         cdf = cdf.cummax(-1).values
     end = cdf[..., -1:]
     return torch.where(cdf < end, cdf * (num / end), torch.inf)
