@@ -106,7 +106,7 @@ def parameter_gibbs(
     theta, nothing = _starts(cost.parameters, theta0, num_chains, begin), torch.zeros(num_chains)
     model = build(cost.at(theta))
     here = Here(theta.to(model.device), None, nothing, nothing)
-    kept, evaluations = [], Counter[str]()
+    kept, evaluations = list[Here](), Counter[str]()
     check_run(model, num_particles, num_chains, (), progress, seed)
     check_conditional(model, resampler, num_particles, ancestor_sampling=False)
     with Progress(progress, (burn_in + sweeps) * model.num_steps) as bar:
@@ -118,8 +118,7 @@ def parameter_gibbs(
             generator = Generator(model.device).manual_seed(_state(seed, 2, n))
             here = _moved(model, cost, move, Here(here.theta, path, log_z, here.rate), generator)
             evaluations += model.evaluations
-            if n >= burn_in:
-                kept.append(here)
+            kept += [here] * (n >= burn_in)
     parts = model.parts | {"cost": cost, "parameter_move": move}
     parts |= {"resampler": resampler, "trigger": trigger}
     settings = {
