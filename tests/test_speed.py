@@ -88,10 +88,11 @@ def step_of(proposal, resampler, trigger, k=2):
     return seen
 
 
-def toy_model(proposal=PROPOSALS[0]):
+def toy_model(proposal=PROPOSALS[0], device=Halving.device):
+    prior = Halving().to(device)
     cost = sg.costs.LinearGaussian(torch.ones(1, 3), torch.tensor([1.0]), 0.5)
     return sg.GuidedDiffusion(
-        Halving(), cost, kernel=sg.kernels.DDPM(), times=sg.grids.karras(6),
+        prior, cost, kernel=sg.kernels.DDPM(), times=sg.grids.karras(6),
         potential=sg.potentials.Tweedie(), proposal=proposal,
     )  # fmt: skip
 
@@ -102,6 +103,22 @@ def toy_model(proposal=PROPOSALS[0]):
 @pytest.mark.parametrize("proposal", PROPOSALS, ids=repr)
 def test_a_step_waits_for_nobody(proposal, trigger, k):
     assert step_of(proposal, R.Systematic(), trigger, k).waits == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("proposal", PROPOSALS, ids=repr)
+def test_on_a_device_torch_itself_sees_no_wait(device, proposal):
+    model = toy_model(proposal, device)
+    plan = loop.Plan((2, 16), R.Systematic(), sg.triggers.ess_below(0.5), seed=0)
+    state, _ = loop.begin(model, plan)
+    loop.advance(model, plan, state)  # tables of a level are made at the first visit
+    state, _ = loop.begin(model, plan)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop.advance(model, plan, state)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 @pytest.mark.usefixtures("as_on_a_device")
