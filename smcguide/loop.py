@@ -139,10 +139,10 @@ def _fires(model: FeynmanKac, plan: Plan, state: State) -> Tensor | None:
     log_w = plan.population.whole(state.particles.log_w)
     ess = weights.ess(log_w) if state.info is None else state.info.ess
     decision = decide(plan.trigger, state.k, log_w, ess)
-    fires = torch.as_tensor(decision, device=state.log_z.device).expand(plan.shape[0])
-    if decision is False or (looking_is_free(fires.device) and not bool(fires.any())):
-        return None
-    return fires
+    if not isinstance(decision, Tensor):
+        return torch.ones_like(ess, dtype=torch.bool) if decision else None
+    fires = decision.to(ess.device).expand(plan.shape[0])
+    return None if looking_is_free(ess.device) and not bool(fires.any()) else fires
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ F64, HOME = torch.float64, Path(sg.__file__).parent
 WAITS = {
     "_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal",
     "unique_consecutive", "_unique2", "unique_dim", "bincount",
+    "lift_fresh",  # a tensor of numbers of the host: copied to a device, and waited for
 }  # fmt: skip
 R, P = sg.resamplers, sg.proposals
 RESAMPLERS = [
@@ -178,6 +179,7 @@ WAITING = {
     "put by mask": lambda a: a.index_put_((a > 0,), torch.ones(())),
     "repeat": lambda a: torch.arange(6).repeat_interleave(a.long()),
     "unique": lambda a: a.unique(),
+    "number of the host": lambda a: a + torch.tensor(1.0),
 }
 
 

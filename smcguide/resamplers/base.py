@@ -72,8 +72,9 @@ def ascending(num: int, count: Tensor | int, like: Tensor, generator: torch.Gene
     numbers in ascending order; the others are 1 or more. Gaps between order statistics are those between
     exponential variables' sums, which costs no sort."""
     sums = -torch.log1p(-uniforms((len(like), num + 1), generator)).cumsum(-1)
-    last = torch.as_tensor(count, device=like.device).long().expand(len(like), 1)
-    return sums[:, :num] / sums.gather(1, last)
+    if isinstance(count, Tensor):
+        return sums[:, :num] / sums.gather(1, count.long())
+    return sums[:, :num] / sums[:, count : count + 1]
 
 
 def expected_copies(log_w: Tensor, num: int) -> Tensor:
