@@ -82,7 +82,7 @@ class Gaussian:
         if self._shares_std(proposal):
             return self.compared(proposal, z)[0]
         d = (proposal.mean - self.mean) / self.std
-        r = torch.as_tensor(proposal.std / self.std, dtype=z.dtype, device=z.device)
+        r = _number(proposal.std / self.std, z)
         terms = (1 - r**2) / 2 * z**2 - d * (d / 2 + r * z) + torch.log(r)
         total = terms.flatten(2).sum(-1, dtype=torch.float64)
         if proposal.basis is None or proposal.along is None:
@@ -108,13 +108,18 @@ class Gaussian:
         if base._shares_std(self):
             return (self.mean - base.mean).div_(base.std).square_().flatten(2).sum(-1).double() / 2
         d = (self.mean - base.mean) / base.std
-        r = torch.as_tensor(self.std / base.std, dtype=d.dtype, device=d.device)
+        r = _number(self.std / base.std, d)
         terms = (d**2 + r**2 - 1) / 2 - torch.log(r)
         total = terms.flatten(2).sum(-1, dtype=torch.float64)
         if self.along is None:
             return total
         a = self.along / base.std
         return total + ((a**2 - r**2) / 2 - torch.log(a / r)).sum(dtype=torch.float64)
+
+
+def _number(a: float | Tensor, like: Tensor) -> Tensor:
+    """A tensor where `like` is; made there, for a copy from the host would be waited for."""
+    return a.to(like) if isinstance(a, Tensor) else like.new_full((), a)
 
 
 def _spread(basis: Tensor, factor: Tensor, x: Tensor) -> Tensor:
