@@ -39,7 +39,7 @@ PRIORS: dict[str, Callable[[], Any]] = {
     "digits": lambda: sg.priors.load("digits"),
     "unet64": unet64.prior,
 }
-CHUNK = {"digits": 256, "unet64": 64}
+CHUNK = {"digits": 256, "unet64": 32}  # activations of 64 images are above 32 MB: page faults
 STATES = {"digits": 2**13, "unet64": 2**9}  # in all turns of a row, about
 STEPS = 50
 
