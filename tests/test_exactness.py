@@ -265,9 +265,10 @@ def test_planted_dropped_weights_when_not_resampling_T6(monkeypatch) -> None:
 
     right = loop._resample
 
-    def wrong(*given):
-        particles, log_z, ancestors = right(*given)
-        return particles.reweighted(torch.zeros_like(particles.log_w)), log_z, ancestors
+    def wrong(model, plan, state, fires):
+        ancestors = right(model, plan, state, fires)
+        state.particles = state.particles.reweighted(torch.zeros_like(state.particles.log_w))
+        return ancestors
 
     trigger = sg.triggers.ess_below(0.9)
     z_test(ratios(build(P.Gradient()), trigger=trigger)[0], 1.0, ceiling=0.05)

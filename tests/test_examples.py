@@ -31,6 +31,7 @@ for script in sys.argv[1:]:
 
 def start(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    env["PYTHONWARNINGS"] = "ignore::FutureWarning:arviz"  # its news, on the first import of a day
     return subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=cwd, env=env, text=True,
         capture_output=True, timeout=300, check=False,
