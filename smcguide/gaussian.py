@@ -76,11 +76,22 @@ class Gaussian:
         exact in float32 too, and exactly zero when the kernels agree. Where the proposal has a basis,
         self has one std for all directions, and B^T z, B^T d get the difference of two such sums.
         """
+        return self.compared(proposal, z)[0]
+
+    def compared(self, proposal: "Gaussian", z: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_ratio(proposal, z)` and KL(proposal || self), (S, N) each. Where both have one S, the
+        common case, they are -z.d - |d|^2 / 2 and |d|^2 / 2, in one pass."""
         # the model guides no deterministic step: both kernels are the same point
         if self.is_dirac or proposal is self:
-            return torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
-        if self._shares_std(proposal):
-            return self.compared(proposal, z)[0]
+            zero = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
+            return zero, zero
+        if not self._shares_std(proposal):
+            return self._log_ratio_of_two_stds(proposal, z), proposal.kl(self)
+        d = (proposal.mean - self.mean).div_(self.std).flatten(2)
+        kl = torch.linalg.vector_norm(d, dim=-1).double().square() / 2
+        return -(d.mul_(z.flatten(2)).sum(-1).double() + kl), kl
+
+    def _log_ratio_of_two_stds(self, proposal: "Gaussian", z: Tensor) -> Tensor:
         d = (proposal.mean - self.mean) / self.std
         r = _number(proposal.std / self.std, z)
         terms = (1 - r**2) / 2 * z**2 - d * (d / 2 + r * z) + torch.log(r)
@@ -91,15 +102,6 @@ class Gaussian:
         a = proposal.along / self.std
         terms = (r**2 - a**2) / 2 * z**2 + (r - a) * d * z + torch.log(a / r)
         return total + terms.sum(-1, dtype=torch.float64)
-
-    def compared(self, proposal: "Gaussian", z: Tensor) -> tuple[Tensor, Tensor]:
-        """`log_ratio(proposal, z)` and KL(proposal || self), (S, N) each. Where both have one S, the
-        common case, they are -z.d - |d|^2 / 2 and |d|^2 / 2, in one pass."""
-        if self.is_dirac or proposal is self or not self._shares_std(proposal):
-            return self.log_ratio(proposal, z), proposal.kl(self)
-        d = (proposal.mean - self.mean).div_(self.std).flatten(2)
-        kl = torch.linalg.vector_norm(d, dim=-1).double().square() / 2
-        return -(d.mul_(z.flatten(2)).sum(-1).double() + kl), kl
 
     def kl(self, base: "Gaussian") -> Tensor:
         """KL(self || base), |delta|^2 / (2 c^2) for equal standard deviations, shape (S, N)."""

@@ -18,9 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 T = TypeVar("T")
-SHARE = (
-    0.5  # of what is free: the rest is for what the probe did not see, e.g. convolution workspaces
-)
+SHARE = 0.5  # of what is free; the rest is for what a try does not see (convolution workspaces)
 CPU_BOUND = 2**25  # bytes per thread: larger chunks are no faster there (docs/memory.md)
 _SIGNS = re.compile(
     "out of memory|not enough memory|can(no|')t allocate memory|DefaultCPUAllocator|_ALLOC_FAILED",

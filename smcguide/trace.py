@@ -14,7 +14,7 @@ from smcguide.records import Particles, StepInfo
 HERE = Population()
 
 
-def distinct(index: Tensor) -> Tensor:
+def _distinct(index: Tensor) -> Tensor:
     """Number of distinct entries per row of (S, N) indices below N."""
     counts = torch.zeros_like(index).scatter_add_(1, index, torch.ones_like(index))
     return counts.clamp_(max=1).sum(1)
@@ -54,9 +54,9 @@ def step_info(
         ess=ess,
         resampled=resampled,
         log_evidence=log_z + log_mean,
-        unique_ancestors=torch.full_like(legal, N) if ancestors is None else distinct(ancestors),
+        unique_ancestors=torch.full_like(legal, N) if ancestors is None else _distinct(ancestors),
         unique_eves=(
-            distinct(population.whole(particles.eve))
+            _distinct(population.whole(particles.eve))
             if before is None or ancestors is not None
             else before.unique_eves
         ),
