@@ -13,7 +13,8 @@ from smcguide import weights
 from smcguide.errors import InvalidInput
 from smcguide.feynman_kac import FeynmanKac, Propagated
 from smcguide.guided import GuidedDiffusion
-from smcguide.resamplers.base import Resampler, uniforms
+from smcguide.randomness import uniforms
+from smcguide.resamplers.base import Resampler
 
 Path = Mapping[str, Tensor]
 

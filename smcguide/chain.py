@@ -15,6 +15,7 @@ from smcguide.feynman_kac import FeynmanKac
 from smcguide.gaussian import Gaussian
 from smcguide.kernels.base import Kernel
 from smcguide.priors.base import Prior
+from smcguide.randomness import normals
 from smcguide.records import Level
 
 
@@ -84,4 +85,4 @@ class BaseChain(FeynmanKac):
         if not self.num_draws:
             return None
         shape = (*x.shape[:2], self.num_draws, *x.shape[2:])
-        return torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+        return normals(shape, generator, x.dtype)

@@ -14,6 +14,7 @@ from smcguide.grids import karras
 from smcguide.kernels.base import Kernel
 from smcguide.kernels.ddim import DDPM
 from smcguide.priors.base import Prior
+from smcguide.randomness import normals
 from smcguide.records import Level
 from smcguide.rehearsal import LOWEST, Moments, Rehearsal
 
@@ -47,7 +48,7 @@ def draw(
     x, memory = prior.initial(num, levels[0], generator)[None], None
     for t, s in pairwise(levels):
         base = kernel.step(x, _denoise(owner, x[0], t)[None], t, s, memory)
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        z = normals(tuple(x.shape), generator, x.dtype)
         x, memory = base.sample(z), base.memory
     return x[0]
 
@@ -80,7 +81,7 @@ def rehearse(prior: Prior, chunk_size: ChunkSize = 512) -> Rehearsal:
         evaluations = num * _NUM_STEPS
     x0_hat = []
     for t in bank:
-        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        z = normals(tuple(x0.shape), generator, x0.dtype)
         x0_hat.append(_denoise(owner, t.alpha * x0 + t.sigma * z, t))
     log_snr = prior.schedule.log_snr(torch.tensor([t.time for t in bank], dtype=torch.float64))
     prior.rehearsal = Rehearsal(

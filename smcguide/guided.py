@@ -32,6 +32,7 @@ from smcguide.potentials.base import Potential
 from smcguide.priors.base import Prior
 from smcguide.problem import Problem
 from smcguide.proposals.base import Proposal
+from smcguide.randomness import normals
 from smcguide.refresh import refresh
 from smcguide.rehearsal import Rehearsal
 from smcguide.starting import begin
@@ -131,7 +132,7 @@ class GuidedDiffusion(LookAhead):
     def conditional_step(
         self, k: int, x: Tensor, carry: Carry, generator: Generator, pinned: Carry | None
     ) -> Propagated:
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        z = normals(tuple(x.shape), generator, x.dtype)
         return self.advance(k, x, carry, z, self.draw_noise(x, generator), pinned)
 
     @torch.no_grad()

@@ -127,11 +127,6 @@ def _own(model: FeynmanKac, plan: Plan) -> Tensor:
     return torch.arange(plan.shape[1], device=model.device).expand(plan.shape)
 
 
-def looking_is_free(device: torch.device) -> bool:
-    """Whether a number on `device` can be looked at without waiting for it."""
-    return device.type == "cpu"
-
-
 def _fires(model: FeynmanKac, plan: Plan, state: State) -> Tensor | None:
     """(S,) which systems are resampled now; None where it is known that none is."""
     if model.is_noiseless(state.k):
@@ -142,7 +137,7 @@ def _fires(model: FeynmanKac, plan: Plan, state: State) -> Tensor | None:
     if not isinstance(decision, Tensor):
         return torch.ones_like(ess, dtype=torch.bool) if decision else None
     fires = decision.to(ess.device).expand(plan.shape[0])
-    return None if looking_is_free(ess.device) and not bool(fires.any()) else fires
+    return None if weights.looking_is_free(ess.device) and not bool(fires.any()) else fires
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from smcguide.chunking import in_chunks, kind_of
 from smcguide.parameter_moves.base import ParameterMove
 from smcguide.parameters import Parameters
+from smcguide.randomness import normals, uniforms
 from smcguide.refresh import choose, knows_that_none
 
 Fields = Mapping[str, Tensor]
@@ -145,9 +146,8 @@ def numbers(
 
 
 def _normal(like: Tensor, generator: Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+    return normals(tuple(like.shape), generator, like.dtype)
 
 
 def _uniform(like: Tensor, generator: Generator) -> Tensor:
-    shape = like.shape[:2]
-    return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+    return uniforms(tuple(like.shape[:2]), generator)

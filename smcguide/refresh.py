@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from smcguide.chunking import in_chunks, kind_of
 from smcguide.moves.base import Move
+from smcguide.randomness import normals, uniforms
 from smcguide.steps import present
 
 Fields = Mapping[str, Tensor]
@@ -98,7 +99,7 @@ def attempt(
     Returns:
         States, fields, and accepted (S, n) bool.
     """
-    u = torch.rand(x.shape[:2], generator=generator, dtype=torch.float64, device=x.device)
+    u = uniforms(tuple(x.shape[:2]), generator)
     suggest = _restart if move.span and k > 0 else _candidate
     there_x, there, correction = suggest(model, k, move, x, here, generator, strength)
     log_ratio = strength * (there["log_psi"] - here["log_psi"]) + correction
@@ -114,7 +115,7 @@ def _candidate(
     model: Any, k: int, move: Move, x: Tensor, here: Fields, generator: Generator, strength: float
 ) -> Moved:
     """A Gaussian candidate, its fields, and log N(v') / N(v) + log k(v | v') / k(v' | v)."""
-    z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    z = normals(tuple(x.shape), generator, x.dtype)
     rho, b, s = move.coefficients()
     mean, std = here["parent_mean"], here["parent_std"]
     v = (x - mean) / std
@@ -142,7 +143,7 @@ def _restart(
     with p_s where that chain is the exact reversal of the noising."""
 
     def noise() -> Tensor:
-        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return normals(tuple(x.shape), generator, x.dtype)
 
     top, memory = max(0, k - move.span), None
     there_x = model.noising(k, top, x).sample(noise())

@@ -14,8 +14,16 @@ an adaptive sequential Monte Carlo approach" (arXiv 1303.3123) for CESS.
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_BELOW_ONE = math.nextafter(1, 0)
+
+
+def looking_is_free(device: torch.device) -> bool:
+    """Whether a number on `device` can be looked at without waiting for it."""
+    return device.type == "cpu"
 
 
 def log_sum_exp(a: Tensor, dim: int = -1) -> Tensor:
@@ -54,6 +62,12 @@ def cess(log_w: Tensor, log_v: Tensor) -> Tensor:
     return log_w.shape[-1] * torch.exp(log_ratio)
 
 
+def legal(log_w: Tensor) -> Tensor:
+    """Normalised weights as `normalise` has them, and even ones in a system that has no legal ones: a run
+    says so in its next look at them."""
+    return normalise(log_w).nan_to_num_(1 / log_w.shape[-1])
+
+
 def inverse_cdf(log_w: Tensor, points: Tensor) -> Tensor:
     """Ancestors of `points` in [0, 1) under the weights' distribution function.
 
@@ -65,7 +79,43 @@ def inverse_cdf(log_w: Tensor, points: Tensor) -> Tensor:
         (S, M) indices; point u gets the first i with W_0 + ... + W_i > u, never one of weight zero.
         Points in ascending order are found faster.
     """
-    return torch.searchsorted(running(log_w, 1), points.double().contiguous(), right=True)
+    points = points.double().clamp(max=_BELOW_ONE).contiguous()  # (N - 1 + u) / N may be 1
+    return torch.searchsorted(running(log_w, 1), points, right=True)
+
+
+def running(log_w: Tensor, num: int) -> Tensor:
+    """num (W_0 + ... + W_i), (S, N) float64, exactly num from the last positive weight on."""
+    cdf = legal(log_w).cumsum_(-1)
+    if not looking_is_free(cdf.device):  # a parallel sum may fall by a rounding where a weight is zero
+        cdf = cdf.cummax(-1).values
+    return stretched_(cdf, num)
+
+
+def stretched_(ends: Tensor, to: Tensor | int) -> Tensor:
+    """Ascending `ends` (S, N), in place, in proportion so that the last is exactly `to`, a number or
+    (S, 1); all 0 where the last is 0."""
+    end = ends[:, -1:].clone()
+    return ends.div_(end.masked_fill_(end == 0, torch.inf)).mul_(
+        to
+    )  # x / x is 1, x (1 / x) may not be
+
+
+def rank(points: Tensor, values: Tensor) -> Tensor:
+    """(S, N) float64, how many of the points (S, M) lie at or below each of the values (S, N), both in
+    [0, 1] and ascending, float64. Points that differ by rounding errors may be taken for equal.
+
+    On the CPU this is a linear interpolation of counts, whose search begins where the last one ended.
+    """
+    if not looking_is_free(points.device):
+        return torch.searchsorted(points.contiguous(), values, right=True).double()
+    (S, M), N = points.shape, values.shape[1]
+    if S > 1:  # one after the other on one line
+        first = torch.arange(S, dtype=torch.float64)[:, None]
+        points, values = points + first, values + first
+    counts = np.arange(1.0, S * M + 1)
+    found = np.interp(values.flatten().numpy(), points.flatten().numpy(), counts, left=0.0)
+    below = torch.from_numpy(found).floor_().view(S, N)
+    return below if S == 1 else below.sub_(M * first).clamp_(0, M)
 
 
 def counted(ends: Tensor, num: int) -> Tensor:
@@ -81,17 +131,7 @@ def counted(ends: Tensor, num: int) -> Tensor:
     """
     ends = ends.long()
     count = torch.zeros(len(ends), num + 1, dtype=torch.long, device=ends.device)
-    return count.scatter_add_(1, ends, torch.ones_like(ends)).cumsum(-1)[:, :num]
-
-
-def running(log_w: Tensor, num: int) -> Tensor:
-    """num (W_0 + ... + W_i), (S, N) float64. It is inf from the last positive weight on, so that rounding
-    cannot end short of num, and everywhere in a system without legal weights."""
-    cdf = normalise(log_w).cumsum(-1)
-    if cdf.device.type != "cpu":  # a parallel sum may fall by a rounding where a weight is zero
-        cdf = cdf.cummax(-1).values
-    end = cdf[..., -1:]
-    return torch.where(cdf < end, cdf * (num / end), torch.inf)
+    return count.scatter_add_(1, ends, torch.ones_like(ends)).cumsum_(-1)[:, :num]
 
 
 def mean(values: Tensor, log_w: Tensor) -> Tensor:

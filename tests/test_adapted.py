@@ -351,8 +351,8 @@ class ForgetsBasis(sg.GuidedDiffusion):
 
 
 class Blind(Gaussian):
-    def log_ratio(self, proposal, z):
-        return super().log_ratio(Gaussian(proposal.mean, proposal.std), z)
+    def compared(self, proposal, z):
+        return super().compared(Gaussian(proposal.mean, proposal.std), z)
 
 
 @pytest.mark.parametrize("kind", [DividesByAnother, ForgetsBasis])

@@ -12,8 +12,8 @@ import smcguide as sg
 from smcguide import weights
 from smcguide.along import Conditional
 from smcguide.gibbs import Sweep, particle_gibbs
+from smcguide.randomness import uniforms
 from smcguide.records import Gaussian, Particles
-from smcguide.resamplers.base import uniforms
 from smcguide.testing import gaussian_chain, generator, seed, z_test
 
 SYSTEMATIC, MULTINOMIAL = sg.resamplers.Systematic(), sg.resamplers.Multinomial()

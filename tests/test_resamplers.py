@@ -22,10 +22,9 @@ from smcguide.resamplers import (
     Stratified,
     Systematic,
 )
-from smcguide.resamplers.base import repeated
 from smcguide.testing import ResamplerSuite, generator, mean_counts_test, z_test
 from smcguide.testing.conformance.proposal import linear_gaussian_answer, linear_gaussian_model
-from smcguide.weights import inverse_cdf
+from smcguide.weights import counted, inverse_cdf
 
 F64 = torch.float64
 
@@ -179,13 +178,31 @@ def test_variance_of_counts_falls_from_scheme_to_scheme():
     assert variance[Residual] > 1.2 * least
 
 
+def killing_covariance(resampler):
+    """Those that stay are independent, s_i = W_i / max W; the others' slots are multinomial."""
+    log_w = some_log_weights(4)
+    W = torch.softmax(log_w, 0)
+    products = counts(resampler, log_w).double() - 4 * W
+    products = (products[:, :, None] * products[:, None, :]).flatten(1)
+    s = W / W.max()
+    V = s * (1 - s)
+    exact = torch.diag(V) - V[:, None] * W - W[:, None] * V + W[:, None] * W * V.sum()
+    exact += (4 - s.sum()) * (torch.diag(W) - W[:, None] * W)
+    z_test(products, exact.flatten(), ceiling=0.02)
+
+
+def test_counts_of_killing_have_the_covariance_of_its_definition():
+    killing_covariance(Killing())
+    with pytest.raises(AssertionError, match="z_test"):
+        killing_covariance(Multinomial())
+
+
 def test_killing_keeps_particle_i_in_its_slot():
     log_w = some_log_weights(6)
     W = torch.softmax(log_w, 0)
     ancestors = Killing()(log_w.expand(20_000, -1), generator("killing"))
-    stays = W / W.max()
-    at_home = (ancestors == torch.arange(6)).double()
-    z_test(at_home, stays + (1 - stays) * W, ceiling=0.005)
+    at_home = (ancestors == torch.arange(6)).double().mean(0)
+    assert (at_home > W / W.max() - 0.02).all() and at_home[W.argmax()] == 1
 
 
 # ---- Metropolis ----------------------------------------------------------------------------------
@@ -483,7 +500,7 @@ class RoundsUpTheWrongOnes(Resampler):
         rest = (num or log_w.shape[1]) - copies.sum(1, keepdim=True)
         odds = 1 - (expected - copies) + torch.rand(W.shape, generator=generator, dtype=F64)
         rank = odds.argsort(1, descending=True).argsort(1)
-        return repeated(copies + (rank < rest), num or log_w.shape[1])
+        return counted((copies + (rank < rest)).cumsum(1), num or log_w.shape[1])
 
 
 @dataclass(frozen=True)

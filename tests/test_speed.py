@@ -74,7 +74,7 @@ class Halving(sg.priors.Prior):
 @pytest.fixture
 def as_on_a_device(monkeypatch):
     """The loop looks at nothing, as where looking means waiting."""
-    monkeypatch.setattr(loop, "looking_is_free", lambda device: False)
+    monkeypatch.setattr(weights, "looking_is_free", lambda device: False)
 
 
 def step_of(proposal, resampler, trigger, k=2):
@@ -131,7 +131,7 @@ def test_resampling_waits_for_nobody(resampler):
 def test_on_the_cpu_a_resampling_of_no_system_is_left_out(monkeypatch):
     quiet = sg.triggers.ess_below(1e-9)
     seen = step_of(P.Bootstrap(), R.Systematic(), quiet)
-    monkeypatch.setattr(loop, "looking_is_free", lambda device: False)
+    monkeypatch.setattr(weights, "looking_is_free", lambda device: False)
     blind = step_of(P.Bootstrap(), R.Systematic(), quiet)
     assert seen.names["index_select"] == 0 < blind.names["index_select"]
     assert seen.waits and not blind.waits
@@ -142,7 +142,7 @@ def test_leaving_it_out_changes_nothing_else(monkeypatch):
         return sg.run(toy_model(), num_particles=16, seed=1, trigger=sg.triggers.ess_below(1e-9))
 
     looking = run()
-    monkeypatch.setattr(loop, "looking_is_free", lambda device: False)
+    monkeypatch.setattr(weights, "looking_is_free", lambda device: False)
     blind = run()
     assert torch.equal(looking.x, blind.x) and torch.equal(looking.log_w, blind.log_w)
     same = [torch.equal(a, blind.trace[name]) for name, a in looking.trace.items()]

@@ -189,7 +189,7 @@ def test_planted_weights_dropped_where_nothing_is_resampled_A8(mode, truth, monk
         state.particles = state.particles.reweighted(torch.zeros_like(state.particles.log_w))
         return ancestors
 
-    model, trigger = build(steering(mode)), sg.triggers.ess_below(0.8)
+    model, trigger = build(steering(mode)), sg.triggers.ess_below(0.5)
     z_test(*estimates(model, truth, trigger), ceiling=0.012)
     monkeypatch.setattr(loop, "_resample", wrong)
     with pytest.raises(AssertionError, match="z_test"):

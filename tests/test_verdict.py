@@ -144,7 +144,7 @@ BROKEN = {
         "one family", DOUBTFUL, {"num_particles": 24, "num_steps": 150},
     ),
     "a needle in a haystack": (
-        HAYSTACK, needle, HELPLESS | {"num_particles": 64, "num_systems": 16, "num_steps": 20},
+        HAYSTACK, needle, HELPLESS | {"num_particles": 64, "num_systems": 64, "num_steps": 20},
         "evidence", SERIOUS, HELPLESS | {"num_particles": 8192, "num_systems": 4, "num_steps": 20},
     ),
     "modes lost by drift": (

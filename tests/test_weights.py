@@ -158,12 +158,30 @@ def test_counted_slots_belong_to_the_particle_that_covers_them():
 def test_running_mass_counts_like_the_search_does(num):
     log_w = log_weights()
     log_w[0, [0, 6]], log_w[1, 3] = -math.inf, -math.inf
-    offset = torch.tensor([[0.0], [0.37], [math.nextafter(1.0, 0.0)]], dtype=F64)
-    ends = (weights.running(log_w, num) - offset).ceil().clamp(max=num)
+    offset = torch.tensor([[0.0], [0.37], [1 - 1e-12]], dtype=F64)
+    ends = (weights.running(log_w, num) - offset).ceil()
     points = (torch.arange(num) + offset) / num
     assert torch.equal(weights.counted(ends, num), weights.inverse_cdf(log_w, points))
 
 
 def test_running_mass_of_a_dead_system_is_legal():
-    dead = weights.running(torch.full((1, 3), -math.inf, dtype=F64), 3)
-    assert (dead == math.inf).all()
+    dead = weights.running(torch.full((1, 3), -math.inf, dtype=F64), 6)
+    assert torch.equal(dead, torch.tensor([[2.0, 4.0, 6.0]], dtype=F64))
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("S", [1, 3])
+def test_rank_counts_like_the_search_does(monkeypatch, S, on_cpu):
+    monkeypatch.setattr(weights, "looking_is_free", lambda device: on_cpu)
+    g = torch.Generator().manual_seed(S)
+    points, values = (torch.rand(S, n, generator=g, dtype=F64).sort(1).values for n in (40, 90))
+    values[:, -2:], points[:, -3:], points[:, 4] = 1.0, 1.0, points[:, 5]
+    expected = torch.searchsorted(points, values, right=True)
+    assert torch.equal(weights.rank(points, values), expected.double())
+    assert weights.rank(points, values)[:, -1].tolist() == [40.0] * S
+
+
+def test_a_particle_without_weight_has_the_rank_of_the_one_before():
+    values = torch.tensor([[0.0, 0.2, 0.2, 1.0, 1.0]], dtype=F64)
+    found = weights.rank(torch.tensor([[0.1, 0.2, 0.9]], dtype=F64), values)
+    assert found.tolist() == [[0, 2, 2, 3, 3]]

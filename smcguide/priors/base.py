@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
+from smcguide.randomness import normals
 from smcguide.records import Level
 from smcguide.rehearsal import Moments, Rehearsal
 from smcguide.schedules import Schedule
@@ -75,9 +76,7 @@ class Prior(ABC):
 
     def initial(self, num: int, t: Level, generator: torch.Generator) -> Tensor:
         """Draws (num, *E) from the law at the noise end, here N(0, sigma_t^2 I)."""
-        shape = (num, *self.event_shape)
-        z = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
-        return t.sigma * z
+        return t.sigma * normals((num, *self.event_shape), generator, self.dtype)
 
     def log_initial_ratio(self, x: Tensor, t: Level) -> Tensor:
         """log of `initial`'s density at states x (M, *E) over that of N(0, sigma_t^2 I), (M,)."""

@@ -17,6 +17,7 @@ from smcguide.kept import Kept
 from smcguide.priors.base import Prior, require_float
 from smcguide.priors.components import Components, ManyShapes, OneShape
 from smcguide.priors.conjugate import condition
+from smcguide.randomness import normals
 from smcguide.records import Level
 from smcguide.rehearsal import Moments
 from smcguide.schedules import VP, Schedule
@@ -121,9 +122,7 @@ class GaussianMixture(Prior):
         if generator is None:
             generator = torch.Generator(self.device).manual_seed(0)
         k = torch.multinomial(self._log_w.exp(), num, replacement=True, generator=generator)
-        z = torch.randn(
-            num, self._m.shape[1], generator=generator, dtype=torch.float64, device=self.device
-        )
+        z = normals((num, self._m.shape[1]), generator, torch.float64)
         z = z * self._v.expand(len(self._m), -1)[k].sqrt()
         if self._U is not None:
             U = self._U[0] if len(self._U) == 1 else self._U[k]

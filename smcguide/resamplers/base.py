@@ -13,6 +13,7 @@ from torch import Tensor
 from smcguide import weights
 from smcguide.errors import InvalidInput
 from smcguide.exactness import EXACT
+from smcguide.randomness import exponentials
 
 _ROUNDING = 1e-12  # relative error of softmax weights, generously
 
@@ -62,36 +63,19 @@ class Resampler(ABC):
         )
 
 
-def uniforms(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Uniform numbers in [0, 1), float64, on the generator's device."""
-    return torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
-
-
 def ascending(num: int, count: Tensor | int, like: Tensor, generator: torch.Generator) -> Tensor:
     """(S, num) float64, of which the first `count`, (S, 1) or for all systems, are independent uniform
-    numbers in ascending order; the others are 1 or more. Gaps between order statistics are those between
+    numbers in ascending order; the others are 1. Gaps between order statistics are those between
     exponential variables' sums, which costs no sort."""
-    sums = -torch.log1p(-uniforms((len(like), num + 1), generator)).cumsum(-1)
-    if isinstance(count, Tensor):
-        return sums[:, :num] / sums.gather(1, count.long())
-    return sums[:, :num] / sums[:, count : count + 1]
+    sums = exponentials((len(like), num + 1), generator).cumsum_(-1)
+    if isinstance(count, int):
+        return sums[:, :num].div_(sums[:, count : count + 1])
+    return sums[:, :num].div_(sums.gather(1, count.long())).clamp_(max=1)
 
 
-def expected_copies(log_w: Tensor, num: int) -> Tensor:
-    """num W, (S, N) float64, for schemes that take its floor: whole where it is whole up to rounding
-    (49 times 1/49 is below 1, and equal weights shall keep every particle)."""
-    expected = num * weights.normalise(log_w)
-    nearest = expected.round()
-    return torch.where((expected - nearest).abs() <= _ROUNDING * nearest, nearest, expected)
-
-
-def repeated(copies: Tensor, num: int) -> Tensor:
-    """Ancestors (S, num) in ascending order, particle i `copies[:, i]` times, copies (S, N) whole
-    numbers; N in the slots that are too many."""
-    return ending(copies.cumsum(-1), num)
-
-
-def ending(ends: Tensor, num: int) -> Tensor:
-    """The same from the running numbers of copies, (S, N)."""
-    ends = torch.where(ends < num, ends, num)  # NaN, too, of a system without legal weights
-    return weights.counted(ends, num)
+def whole_copies(log_w: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of num W_i its floor (S, N), what is left (S, N), and the sum of that (S, 1), float64. Whole is
+    what is whole up to rounding (49 times 1/49 is below 1, and equal weights keep every particle)."""
+    expected = weights.legal(log_w).mul_(num * (1 + _ROUNDING))
+    copies = expected.floor()
+    return copies, expected.sub_(copies), num - copies.sum(-1, keepdim=True)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.resamplers.base import Resampler, uniforms
-from smcguide.weights import inverse_cdf, normalise
+from smcguide.randomness import uniforms
+from smcguide.resamplers.base import Resampler, ascending
+from smcguide.weights import counted, legal, rank, running
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,10 @@ class Killing(Resampler):
                 f"Killing() keeps particles in their slots: {N} ancestors of {N} particles, not {num}. "
                 "Use SSP() or Systematic()."
             )
-        shape, W = tuple(log_w.shape), normalise(log_w)
-        stays = uniforms(shape, generator) * W.amax(-1, keepdim=True) < W
-        redrawn = inverse_cdf(log_w, uniforms(shape, generator))
-        return torch.where(stays, torch.arange(N, device=log_w.device), redrawn)
+        W = legal(log_w)
+        killed = uniforms(tuple(W.shape), generator).mul_(W.amax(-1, keepdim=True)) >= W
+        nth = killed.cumsum(-1)
+        points = ascending(N, nth[:, -1:], log_w, generator)
+        drawn = counted(torch.minimum(rank(points, running(log_w, 1)), nth[:, -1:]), N)
+        own = torch.arange(N, device=W.device)
+        return torch.where(killed, drawn.gather(1, nth.sub_(1).clamp_(min=0)), own)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from smcguide.errors import InvalidInput
 from smcguide.exactness import LIMIT
-from smcguide.resamplers.base import Resampler, uniforms
+from smcguide.randomness import uniforms
+from smcguide.resamplers.base import Resampler
 from smcguide.resamplers.systematic import Systematic
 from smcguide.weights import normalise
 

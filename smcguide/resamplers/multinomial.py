@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smcguide.resamplers.base import Resampler, ascending, uniforms
-from smcguide.weights import inverse_cdf
+from smcguide.randomness import uniforms
+from smcguide.resamplers.base import Resampler, ascending
+from smcguide.weights import counted, inverse_cdf, rank, running
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Multinomial(Resampler):
 
     def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
         num = log_w.shape[1] if num is None else num
-        return inverse_cdf(log_w, ascending(num, num, log_w, generator))
+        points = ascending(num, num, log_w, generator)
+        return counted(rank(points, running(log_w, 1)), num)
 
     def conditional(self, log_w: Tensor, generator: torch.Generator) -> Tensor:
         ancestors = inverse_cdf(log_w, uniforms(tuple(log_w.shape), generator))  # in no order

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smcguide.resamplers.base import Resampler, uniforms
+from smcguide.randomness import uniforms
+from smcguide.resamplers.base import Resampler
 from smcguide.resamplers.multinomial import Multinomial
 from smcguide.weights import normalise
 

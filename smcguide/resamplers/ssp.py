@@ -1,21 +1,25 @@
 r"""SSP resampling: particle i gets floor(num W_i) or ceil(num W_i) copies, by Srinivasan's process.
 
-Let p_i = num W_i - floor(num W_i). Two particles with fractions a and b play for their common mass:
+Let p_i = num W_i - floor(num W_i). Along the line of particles one plays with the next for their common
+mass, and the one who is not settled at 0 or 1 plays on (Gerber, Chopin, Whiteley): N games, one after
+the other. Chauvet's theorem has the same law without games. Put the p_i side by side on a line of whole
+length M, with ends c_i = p_0 + ... + p_i, and cut it into strata [k, k + 1). Each stratum has one point,
+whose particle gets a copy. A particle may lie across a cut; let b_k be where in stratum k the one across
+its lower cut ends, and e_k where the one across its upper cut begins. The point is at
 
-    a + b <  1     one keeps a + b, the other 0         the first with probability a / (a + b)
-    a + b >= 1     one gets 1, the other a + b - 1      the first with probability (1 - b) / (2 - a - b)
+    0                       with probability b_k / e_{k-1}, if the point of stratum k - 1 is below e_{k-1}
+    b_k + (1 - b_k) v       else, v uniform
 
-so that both keep their means, one of the two is settled at 0 or 1, and the other plays on until the
-sum, a whole number, is settled. Any order of games gives the means. Gerber, Chopin and Whiteley play
-along the line of particles, in N games one after the other. Here they play a tournament: winners of
-games between neighbours meet in the next round, log2(N) rounds of independent games. Tournaments, too,
-leave the copies negatively associated (Kramer, Cutler, Radcliffe), hence never noisier than multinomial,
-which is more than systematic resampling promises.
+so that it has a uniform law and no particle gets two. Stratum k passes on whether its point is above e_k.
+Given its random numbers that is yes, no, or what stratum k - 1 passed on; so the last stratum so far
+that says yes or no decides: a running maximum of indices, no loop.
+
+Copies are negatively associated, hence never noisier than multinomial ones, which is more than systematic
+resampling promises.
 
 References: Gerber, Chopin, Whiteley, "Negative association, ordering and convergence of resampling
-methods" (arXiv 1708.02230); Srinivasan, "Distributions on level-sets with applications to
-approximation algorithms" (2001); Kramer, Cutler, Radcliffe, "Negative dependence and Srinivasan's
-sampling process" (2011).
+methods" (arXiv 1708.02230); Srinivasan, "Distributions on level-sets with applications to approximation
+algorithms" (2001); Chauvet, "On a characterization of ordered pivotal sampling" (Bernoulli, 2012).
 """
 
 from dataclasses import dataclass
@@ -23,7 +27,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from smcguide.resamplers.base import Resampler, expected_copies, repeated, uniforms
+from smcguide.randomness import uniforms
+from smcguide.resamplers.base import Resampler, whole_copies
+from smcguide.weights import counted, stretched_
 
 
 @dataclass(frozen=True)
@@ -32,24 +38,26 @@ class SSP(Resampler):
 
     def __call__(self, log_w: Tensor, generator: Generator, num: int | None = None) -> Tensor:
         num = log_w.shape[1] if num is None else num
-        expected = expected_copies(log_w, num)
-        copies = expected.floor()
-        return repeated(copies + _tournament(expected - copies, generator), num)
+        copies, fractions, mass = whole_copies(log_w, num)
+        drawn = _points_below(stretched_(fractions.cumsum_(-1), mass), generator)
+        return counted(copies.cumsum_(-1).add_(drawn), num)
 
 
-def _tournament(p: Tensor, generator: Generator) -> Tensor:
-    """Zeros and ones (S, N) of mean p in [0, 1) and the sum of p, which is whole up to rounding."""
-    S, N = p.shape
-    size = 1 << (N - 1).bit_length()
-    p = torch.nn.functional.pad(p, (0, size - N))  # the padding never wins
-    player = torch.arange(size, device=p.device).expand(S, size)
-    score = torch.zeros_like(p)
-    while player.shape[1] > 1:
-        (a, b), (i, j) = (t.unflatten(1, (-1, 2)).unbind(-1) for t in (p, player))
-        both, u = a + b, uniforms(tuple(a.shape), generator)
-        full = both >= 1
-        first = torch.where(full, u * (2 - both) < 1 - b, u * both < a)
-        winner, loser = torch.where(first, i, j), torch.where(first, j, i)
-        score.scatter_(1, torch.where(full, winner, loser), full.to(p))
-        player, p = torch.where(full, loser, winner), torch.where(full, both - 1, both)
-    return score.scatter_(1, player, p.round())[:, :N]
+def _points_below(ends: Tensor, generator: Generator) -> Tensor:
+    """How many points lie below the ends c_i, (S, N) whole numbers."""
+    stratum = ends.floor()
+    at, k = ends.sub_(stratum), stratum.long()  # `at` is where in its stratum
+    last = counted(k, k.shape[1]).sub_(1)  # end in stratum k or before
+    upper = at.gather(1, last.clamp(min=0))
+    lower = at.gather(1, last.roll(1, 1).add_(1).clamp_(max=k.shape[1] - 1))
+    lower[:, 0].zero_()  # nobody lies across the beginning
+    before = upper.roll(1, 1)
+    u, v = (uniforms(tuple(k.shape), generator) for _ in range(2))
+    point = v.mul_(1 - lower).add_(lower)
+    again = u.mul_(before) < lower  # the particle across the lower cut, unless it has its copy
+    above = point >= upper
+    says = torch.arange(1, k.shape[1] + 1, device=k.device).mul(2).add(above)
+    passed = says.mul_(~(again & above)).cummax(1).values.roll(1, 1).remainder_(2)
+    passed[:, 0].zero_()
+    point.mul_(~again | passed.bool())
+    return stratum.add_(point.gather(1, k.clamp_(max=k.shape[1] - 1)) < at)

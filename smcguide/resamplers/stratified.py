@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smcguide.resamplers.base import Resampler, uniforms
+from smcguide.randomness import uniforms
+from smcguide.resamplers.base import Resampler
 from smcguide.weights import counted, running
 
 
@@ -17,8 +18,9 @@ class Stratified(Resampler):
     def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
         S, N = log_w.shape
         num = N if num is None else num
-        mass, u = running(log_w, num).clamp(max=num), uniforms((S, num), generator)
+        mass, u = running(log_w, num), uniforms((S, num), generator)
         # n + U_n < mass for all strata n below its whole part, and perhaps for the next one
         whole = mass.floor()
-        following = u.gather(1, whole.long().clamp(max=num - 1)) < mass - whole
-        return counted(whole + following, num)
+        ends = whole.long()
+        ends.add_(u.gather(1, ends.clamp(max=num - 1)) < mass.sub_(whole))
+        return counted(ends, num)

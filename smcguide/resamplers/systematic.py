@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smcguide.resamplers.base import Resampler, uniforms
+from smcguide.randomness import uniforms
+from smcguide.resamplers.base import Resampler
 from smcguide.weights import counted, inverse_cdf, normalise, running
 
 
@@ -28,9 +29,9 @@ class Systematic(Resampler):
     def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
         S, N = log_w.shape
         num = N if num is None else num
-        # n + U < num (W_0 + ... + W_i) for this many teeth n of the comb
-        ends = (running(log_w, num) - uniforms((S, 1), generator)).ceil_()
-        return counted(ends.clamp_(max=num), num)
+        # n + U < num (W_0 + ... + W_i) for this many teeth n of the comb; the last is below num
+        offset = uniforms((S, 1), generator).clamp_(max=1 - num * torch.finfo(torch.float64).eps)
+        return counted(running(log_w, num).sub_(offset).ceil_(), num)
 
     def conditional(self, log_w: Tensor, generator: torch.Generator) -> Tensor:
         S, N = log_w.shape
