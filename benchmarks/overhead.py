@@ -5,10 +5,11 @@ normals, gather the particles, one fused update, softmax, cumulative sum, search
 is measured with a network that costs nothing (x times a number): the time of the bare network calls,
 forward or forward and backward as the proposal needs, is measured in the same way and taken off.
 
+Freed memory is kept by the process (`smcguide.keep_memory`), which is as good for the floor.
 Both take turns in one process and one thread; times are of the process, not of the wall (on a GPU: by the
 clock, waiting for the device). Ratios are of neighbours in time.
 
-    python benchmarks/overhead.py [--fast] [--device cuda] [--figure FILE.png]
+    python benchmarks/overhead.py [--fast] [--device cuda] [--give-back] [--figure FILE.png]
 """
 
 import argparse
@@ -152,8 +153,11 @@ def main(arguments: list[str] | None = None) -> Found:
     parser.add_argument("--fast", action="store_true", help="a smoke run: small sizes, few turns")
     parser.add_argument("--device", default="cpu", help="where, e.g. cuda")
     parser.add_argument("--figure", type=Path, help="draw the ratios into this file, too")
+    parser.add_argument("--give-back", action="store_true", help="freed memory to the system")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if not args.give_back:
+        sg.keep_memory()
     found = {}
     for case in tqdm(list(cases(args.fast, args.device)), desc="overhead", disable=None):
         found[case] = measure(case, 0.01 if args.fast else 0.5)

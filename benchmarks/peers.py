@@ -6,8 +6,8 @@ ESS: one Feynman-Kac model, written by hand for each library in `peers/`. A peer
 another law than ours gets no ratio. *error*: seconds to a given error of the posterior mean, against
 azula's TDS.
 
-Everybody has one thread and a process; all take turns; times are of the processor, after a warm-up.
-A ratio is ours over theirs, the median of neighbours in time: below 1 we are the faster. The
+Everybody has one thread and a process, which keeps its memory; all take turns; times are of the
+processor, after a warm-up. A ratio is ours over theirs, the median of neighbours in time: below 1 we are the faster. The
 environments of the peers are made on request, from `peers/requirements-*.txt`.
 
     python benchmarks/peers.py --make-environments DIR
@@ -32,6 +32,8 @@ from companions import AZULA, PEERS, Peer, Process, make_environments
 from problem_tables import Task
 from side_by_side import SCHEMES, resampling, smc
 from time_to_error import Curves, draw, measure, seconds_to
+
+import smcguide as sg
 
 CASES = [(seed, m) for m in (1, 2, 4) for seed in (0, 1)]  # of the 25 Gaussians
 ERRORS = (0.2, 0.1, 0.07, 0.05)
@@ -153,6 +155,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         make_environments(args.make_environments.resolve())
         return {}
     torch.set_num_threads(1)
+    sg.keep_memory()
     environments = args.environments and args.environments.resolve()
     print(f"smcguide with torch {torch.__version__}, {platform.machine()}, one thread")
     found: dict[str, Any] = {}

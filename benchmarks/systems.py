@@ -149,6 +149,7 @@ def main(arguments: list[str] | None = None) -> list[Growth]:
     parser.add_argument("--figure", type=Path, help="draw the growth into this file, too")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    sg.keep_memory()
     budget = 0.05 if args.fast else 20.0
     columns = ["systems of N = 64", "one run, s", "as many runs, s", "ratio"]
     print(table(columns, [systems(4 if args.fast else 64, budget)]), flush=True)

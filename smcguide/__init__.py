@@ -33,6 +33,7 @@ from smcguide.feynman_kac import FeynmanKac, Propagated
 from smcguide.freezing import freeze
 from smcguide.gibbs import particle_gibbs
 from smcguide.guided import GuidedDiffusion
+from smcguide.memory import keep_memory
 from smcguide.parameter_gibbs import parameter_gibbs
 from smcguide.parameters import Independent, Parameters
 from smcguide.pilot import tune_move
@@ -67,6 +68,7 @@ __all__ = [
     "freeze",
     "grids",
     "iterate",
+    "keep_memory",
     "kernels",
     "model",
     "moves",

@@ -10,7 +10,7 @@ import gc
 import logging
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from numbers import Integral
 from typing import Any, Literal, Protocol
 
@@ -85,6 +85,7 @@ def in_chunks(owner: Owner, kind: str, shape: tuple[int, ...], work: Work) -> Fi
     return out
 
 
+@lru_cache(maxsize=4096)
 def kind_of(work: str, t: Level, s: Level | None = None) -> str:
     """The kind of a work at level t, on the way to s: at the ends, and back to more noise, it is another
     one, since proposals and values may have nothing to do there."""

@@ -9,7 +9,7 @@ psi_t is the cached number that entered before: the product telescopes, Z is unb
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from smcguide.feynman_kac import Propagated
 from smcguide.gaussian import Gaussian
 from smcguide.grids import Grid
 from smcguide.kernels.base import Kernel
-from smcguide.lookahead import LookAhead
+from smcguide.lookahead import Carry, LookAhead
 from smcguide.moves.base import Move
 from smcguide.parameter_moves.base import ParameterMove
 from smcguide.parameter_refresh import begin_parameters, refresh_parameters
@@ -40,7 +40,6 @@ from smcguide.starts.base import Start
 from smcguide.steps import cut, present
 from smcguide.tempering import temper
 
-Carry = Mapping[str, Tensor]
 _KEPT = ("theta", "acceptance", "parameter_acceptance")  # through a transition, as they are
 
 
@@ -97,9 +96,9 @@ class GuidedDiffusion(LookAhead):
         self.parts |= present({"move": move, "start": start, "parameter_move": parameter_move})
         dry_run(self, potential, proposal)
         if rehearsal is None and any(p.needs_rehearsal for p in (kernel, potential, proposal)):
-            kept = prior.rehearsal is not None
+            is_new = prior.rehearsal is None
             rehearsal = rehearse(prior, chunk_size or 512)
-            self.parts["rehearsal_forward"] = 0 if kept else rehearsal.evaluations
+            self.parts["rehearsal_forward"] = is_new * rehearsal.evaluations
         self.kernel = kernel.bind(rehearsal)
         self.stds = [self.std(k) for k in range(self.num_steps)]
         problem = Problem(self.cost, self.event_shape, rehearsal, self.levels, self.stds)
@@ -120,11 +119,10 @@ class GuidedDiffusion(LookAhead):
         self, shape: tuple[int, int], generator: Generator, pinned: Carry | None
     ) -> Propagated:
         x = self.draw_initial(shape, generator)
-        noise = self.draw_noise(x, generator)
         if pinned is not None:
             x[:, 0] = pinned["x"]
-        fields = present({"psi_noise": noise}) | begin_parameters(self, shape, generator)
-        return begin(self, x, fields, generator)
+        noise = present({"psi_noise": self.draw_noise(x, generator)})
+        return begin(self, x, noise | begin_parameters(self, shape, generator), generator)
 
     def step(self, k: int, x: Tensor, carry: Carry, generator: Generator) -> Propagated:
         return self.conditional_step(k, x, carry, generator, None)
@@ -132,8 +130,8 @@ class GuidedDiffusion(LookAhead):
     def conditional_step(
         self, k: int, x: Tensor, carry: Carry, generator: Generator, pinned: Carry | None
     ) -> Propagated:
-        z = normals(tuple(x.shape), generator, x.dtype)
-        return self.advance(k, x, carry, z, self.draw_noise(x, generator), pinned)
+        z, noise = normals(tuple(x.shape), generator, x.dtype), self.draw_noise(x, generator)
+        return self.advance(k, x, carry, z, noise, pinned)
 
     @torch.no_grad()
     def advance(
@@ -161,9 +159,10 @@ class GuidedDiffusion(LookAhead):
                 **{name: here.get(name) for name in _KEPT},
             })  # fmt: skip
             ahead |= self.look_ahead(k + 1, x_s, ahead)
-            log_ratio, kl = base.compared(q, z_i)
-            ahead["log_g"] = log_ratio + ahead["log_psi"] - here["log_psi"]
-            ahead["path_kl"] = here["path_kl"] + kl
+            ahead["log_g"], ahead["path_kl"] = ahead["log_psi"] - here["log_psi"], here["path_kl"]
+            if q is not base:
+                log_ratio, kl = base.compared(q, z_i)
+                ahead |= {"log_g": ahead["log_g"] + log_ratio, "path_kl": here["path_kl"] + kl}
             if "acceptance" in here:
                 ahead |= {"parent_mean": base.mean, "parent_std": base.std_like(base.mean)}
             return ahead | {"x": x_s}
@@ -178,7 +177,8 @@ class GuidedDiffusion(LookAhead):
         """Base kernel and proposal of transition k at states x (S, n, *E). A step without noise is
         guided only if `guide_last` asks for an unweighted sampler's choice, one back to noise never."""
         base = self.base_kernel(k, x, carry["x0_hat"], carry.get("kernel_memory"))
-        if self.is_noising(k) or (base.is_dirac and not guide_last):
+        idle = self.is_noising(k) or (base.is_dirac and not guide_last)
+        if idle or not self.proposal.is_guided:
             return base, base
         step = self._step(k, carry)
         return base, self.proposal.propose(base, step.look(x, carry["x0_hat"]), step)

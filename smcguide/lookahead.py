@@ -123,7 +123,10 @@ class LookAhead(BaseChain):
         log_psi, memory = value.evaluate(look)
         # zero before the end would lose mass for good: illegal, and the engine says so
         log_psi = log_psi.double()
-        log_psi = log_psi.masked_fill(torch.isneginf(log_psi), torch.nan)
+        if log_psi.requires_grad:
+            log_psi = log_psi.masked_fill(torch.isneginf(log_psi), torch.nan)
+        else:
+            log_psi = log_psi.nan_to_num(torch.nan, torch.inf, torch.nan)  # the same in one pass
         if here is not x:
             follows = look.theta is not None and look.theta.requires_grad
             x0_hat, log_psi = x0_hat.detach(), log_psi if follows else log_psi.detach()

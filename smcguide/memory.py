@@ -5,6 +5,7 @@ are counted while the work runs once: every operation is seen, and every storage
 What other libraries (numpy, JAX) allocate is not seen there.
 """
 
+import ctypes
 import re
 import weakref
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 T = TypeVar("T")
 SHARE = 0.5  # of what is free; the rest is for what a try does not see (convolution workspaces)
 CPU_BOUND = 2**25  # bytes per thread: larger chunks are no faster there (docs/memory.md)
+_KEEP = {-4: 0, -1: -1}  # M_MMAP_MAX: no blocks of their own; M_TRIM_THRESHOLD: never give back
 _SIGNS = re.compile(
     "out of memory|not enough memory|can(no|')t allocate memory|DefaultCPUAllocator|_ALLOC_FAILED",
     re.IGNORECASE,
@@ -99,6 +101,24 @@ def budget(device: torch.device, kept: int) -> int:
         return bound
     share = max(0, int(SHARE * (there - kept)))
     return share if device.type == "cuda" else min(share, bound)
+
+
+def keep_memory() -> bool:
+    """Let the process keep memory that is freed on the CPU, for good, for its next use.
+
+    A C library gives large blocks back to the operating system, and every new one is then filled page by
+    page: where states are larger than a few megabytes that takes longer than the arithmetic. Kept memory
+    counts as the process's own until it ends. The setting is that of the whole process, which is why the
+    package never makes it by itself.
+
+    Returns:
+        Whether it could be set: with the GNU C library only, that is, on most Linux systems.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return all(mallopt(option, value) for option, value in _KEEP.items())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -30,7 +30,6 @@ def begin_parameters(model: Any, shape: tuple[int, int], generator: Generator) -
     return {"theta": draws.unflatten(0, shape), "parameter_acceptance": silent}
 
 
-@torch.no_grad()
 def refresh_parameters(
     model: Any, k: int, x: Tensor, carry: Fields, fires: Tensor | None, generator: Generator
 ) -> Fields:
@@ -48,7 +47,8 @@ def refresh_parameters(
         return _visit(model, k, move, x[:, i], here, [a[:, i] for a in z], [a[:, i] for a in u])
 
     kind = kind_of("parameter move", *model.levels[k : k + 2])
-    moved = in_chunks(model, kind, x.shape[:2], work)
+    with torch.no_grad():
+        moved = in_chunks(model, kind, x.shape[:2], work)
     if move.every_step or fires is None:
         return {**carry, **moved}
     mask = fires[:, None].expand_as(rate)

@@ -23,7 +23,6 @@ Fields = Mapping[str, Tensor]
 Moved = tuple[Tensor, dict[str, Tensor], Tensor]
 
 
-@torch.no_grad()
 def refresh(
     model: Any, k: int, x: Tensor, carry: Fields, fires: Tensor | None, generator: Generator
 ) -> tuple[Tensor, Fields]:
@@ -41,7 +40,8 @@ def refresh(
     if not move.every_step and (fires is None or knows_that_none(fires)):
         return x, silent
     run = _chain if move.waste_free else _sweep
-    moved_x, moved, rate = run(model, k, move, x, dict(carry), generator)
+    with torch.no_grad():
+        moved_x, moved, rate = run(model, k, move, x, dict(carry), generator)
     moved["acceptance"] = rate
     if move.every_step or fires is None:
         return moved_x, moved

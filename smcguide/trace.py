@@ -1,7 +1,9 @@
 """What is kept of each step, and the check that its weights are legal."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +14,12 @@ from smcguide.population import Population
 from smcguide.records import Particles, StepInfo
 
 HERE = Population()
+
+
+@lru_cache(maxsize=64)
+def same(value: int | bool, num: int, device: torch.device) -> Tensor:
+    """One value (num,) for all systems, made once: records are never written to."""
+    return torch.full((num,), value, device=device)
 
 
 def _distinct(index: Tensor) -> Tensor:
@@ -40,7 +48,6 @@ def step_info(
     """
     log_w = population.whole(particles.log_w)
     ess, log_mean = weights.summary(log_w)
-    legal = (log_w < torch.inf).sum(1)  # neither NaN nor +inf, which an illegal log_g makes it
     kept = {"particles": particles.x, "log_weights": log_w}
     N = log_w.shape[1]
     if "ancestors" in record:
@@ -54,16 +61,28 @@ def step_info(
         ess=ess,
         resampled=resampled,
         log_evidence=log_z + log_mean,
-        unique_ancestors=torch.full_like(legal, N) if ancestors is None else _distinct(ancestors),
+        unique_ancestors=(
+            same(N, *log_z.shape, log_z.device) if ancestors is None else _distinct(ancestors)
+        ),
         unique_eves=(
             _distinct(population.whole(particles.eve))
             if before is None or ancestors is not None
             else before.unique_eves
         ),
-        bad=(N - legal).masked_fill_(torch.isneginf(log_mean), N),
+        bad=_illegal(log_w, log_mean),
         report=population.means(model.report(moved.carry)),
         recorded={name: kept[name] for name in record},
     )
+
+
+def _illegal(log_w: Tensor, log_mean: Tensor) -> Tensor:
+    """Number of illegal weights per system, (S,); N where all are zero. One that is NaN or +inf makes the
+    mean so, which on the CPU is looked at first."""
+    if weights.looking_is_free(log_w.device) and np.isfinite(log_mean.numpy()).all():
+        return same(0, *log_mean.shape, log_mean.device)
+    N = log_w.shape[1]
+    illegal = N - (log_w < torch.inf).sum(1)
+    return illegal.masked_fill_(torch.isneginf(log_mean), N)
 
 
 def _predictions(model: FeynmanKac, particles: Particles) -> Tensor:
@@ -91,8 +110,9 @@ def raise_if_degenerate(
     Raises:
         DegenerateWeights: with the whole trace, at the first illegal step.
     """
-    bad = torch.stack([info.bad for info in trace[since:]]).cpu()
-    if not bool(bad.any()):
+    flags = [info.bad for info in trace[since:]]
+    bad = (torch.stack(flags) if len(flags) > 1 else flags[0][None]).cpu()
+    if not bad.numpy().any():
         return
     row = int(bad.any(1).nonzero()[0])
     system = int(bad[row].nonzero()[0])

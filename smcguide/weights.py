@@ -48,11 +48,12 @@ def ess(log_w: Tensor) -> Tensor:
 
 def summary(log_w: Tensor) -> tuple[Tensor, Tensor]:
     """ESS and log of the mean weight, (S,) each, with one exponential per weight."""
-    top = log_w.amax(-1).clamp(min=torch.finfo(log_w.dtype).min)  # all dead: 0 / 0 and log 0
-    w = torch.exp(log_w - top[..., None])
-    total = w.sum(-1)
-    log_mean = torch.log(total / log_w.shape[-1]) + top
-    return total.square() / w.square().sum(-1), log_mean
+    lowest = torch.finfo(log_w.dtype).min  # all dead: 0 / 0 and log 0
+    top = log_w.amax(-1, keepdim=True).clamp_(min=lowest)
+    w = torch.sub(log_w, top).exp_()
+    total, norm = w.sum(-1), torch.linalg.vector_norm(w, dim=-1)
+    log_mean = torch.log(total / log_w.shape[-1]).add_(top.squeeze(-1))
+    return total.div_(norm).square_(), log_mean
 
 
 def cess(log_w: Tensor, log_v: Tensor) -> Tensor:

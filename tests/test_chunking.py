@@ -1,6 +1,7 @@
 """chunk_size="auto": what is counted, what is chosen, and what happens when memory runs out."""
 
 import logging
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -395,3 +396,35 @@ def test_sample_and_its_settings_take_auto():
     ]
     torch.testing.assert_close(posts[0].x, posts[1].x, rtol=0, atol=1e-10)
     assert posts[0].settings == posts[1].settings  # a size is no part of what was sampled
+
+
+# ---- memory that is kept -----------------------------------------------------------------------------
+
+FAULTS = """
+import resource, torch, smcguide as sg
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def pages():
+    before = faults()
+    for _ in range(5):
+        x = 2 * torch.ones(10**7)  # 40 MB, twice
+        del x
+    return faults() - before
+given_back = pages()
+assert sg.keep_memory()
+for _ in range(4):  # the heap grows, and may have holes at first
+    pages()
+print(given_back, pages())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of the GNU C library")
+def test_kept_memory_is_not_asked_for_again():
+    out = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, out.stdout.split())
+    assert given_back > 5000 and kept < 100
+
+
+def test_where_there_is_no_such_setting_it_says_so(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert sg.keep_memory() is False

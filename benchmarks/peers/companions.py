@@ -18,6 +18,7 @@ ONE_THREAD = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
 }
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "10000000000"}
 
 
 def make_environments(folder: Path) -> None:
@@ -86,7 +87,7 @@ class Process:
         self.process = subprocess.Popen(
             [python, HERE / f"{peer.name}_side.py", peer.dtype],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+            env=os.environ | ONE_THREAD | KEEP_MEMORY | {"PYTHONPATH": path},
         )  # fmt: skip
         about = self._answer()
         self.versions: dict[str, str] = about["versions"]

@@ -5,6 +5,7 @@ In units of the noise, r = (y - F(D)) / s is taken to be N(b_t, I + W_t).
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +28,23 @@ def unknown(t: Level, variance: float | None, rehearsal: Rehearsal | None) -> fl
     return min(float(rehearsal.interpolate(rehearsal.residual_variance, t)), t.ratio**2)
 
 
-Whitener = tuple[Tensor | None, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Whitener:
+    """Of the law N(b_t, I + W_t) at one level.
+
+    Attributes:
+        shift: b_t (m,), None for 0.
+        inverse: L^-1 for L L^T = I + W_t, (m, m), or (m,) where it is diagonal.
+        log_det: log det L.
+        peak: log-density of y where the residual is 0.
+    """
+
+    shift: Tensor | None
+    inverse: Tensor
+    log_det: Tensor
+    peak: Tensor
 
 
 class Widened(ABC):
@@ -36,7 +53,7 @@ class Widened(ABC):
     def __init__(self, cost: Any) -> None:
         self.cost = cost
         m = len(cost.std)
-        self.log_norm = float(cost.std.detach().log().sum()) + 0.5 * m * math.log(2 * math.pi)
+        self._log_norm = float(cost.std.detach().log().sum()) + 0.5 * m * math.log(2 * math.pi)
         self.whitener: Kept[Level, Whitener] = Kept(self._whitener, m**2)
 
     @abstractmethod
@@ -44,29 +61,31 @@ class Widened(ABC):
         """b_t (m,), None for 0, and W_t as (m, m), or as (m,) where it is diagonal."""
 
     def _whitener(self, t: Level) -> Whitener:
-        """b_t, L^-1 and log det L for L L^T = I + W_t."""
         shift, W = self.law(t)
         if W.ndim == 1:
-            return shift, (1 + W).rsqrt(), 0.5 * torch.log1p(W).sum()
-        eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
-        L = torch.linalg.cholesky(eye + W)
-        return shift, torch.linalg.solve_triangular(L, eye, upper=False), L.diagonal().log().sum()
+            inverse, log_det = (1 + W).rsqrt(), 0.5 * torch.log1p(W).sum()
+        else:
+            eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
+            L = torch.linalg.cholesky(eye + W)
+            inverse = torch.linalg.solve_triangular(L, eye, upper=False)
+            log_det = L.diagonal().log().sum()
+        return Whitener(shift, inverse, log_det, -(log_det + self._log_norm))
 
     def log_det(self, t: Level) -> Tensor:
         """log det (I + W_t)."""
-        return 2 * self.whitener[t][2]
+        return 2 * self.whitener[t].log_det
 
     def residual(self, look: Look) -> Tensor:
         """Whitened residual (S, N, m)."""
-        shift, inverse, _ = self.whitener[look.t]
-        r = self.cost.residual(look.x0_hat)
-        r = r if shift is None else r - shift
-        return r * inverse if inverse.ndim == 1 else linear(r, inverse)
+        law, r = self.whitener[look.t], self.cost.residual(look.x0_hat)
+        r = r if law.shift is None else r - law.shift
+        return r * law.inverse if law.inverse.ndim == 1 else linear(r, law.inverse)
 
     def log_value(self, look: Look) -> Tensor:
         """Log-density (S, N) of y."""
-        constant = self.whitener[look.t][2] + self.log_norm
-        return -0.5 * self.residual(look).square().sum(-1) - constant
+        r = self.residual(look)
+        # a product with ones: sums of few numbers each, as here, are slow
+        return torch.sub(self.whitener[look.t].peak, r.square() @ r.new_ones(r.shape[-1]), alpha=0.5)
 
 
 class Linear(Widened):
@@ -77,9 +96,20 @@ class Linear(Widened):
         A = cost.matrix(event_shape) / cost.std[:, None]
         self.factor = A if moments.basis is None else A @ moments.basis
         self.variance = moments.variance
+        self._is_matrix = isinstance(getattr(cost.operator, "matrix", None), Tensor)
+        self._whitened: Kept[Level, tuple[Tensor, Tensor]] = Kept(
+            lambda t: (self.whitener[t].inverse @ A, linear(cost.y / cost.std, self.whitener[t].inverse)),
+            A.numel(),
+        )
 
     def law(self, t: Level) -> tuple[Tensor | None, Tensor]:
         return None, (self.factor * t.prior_width(self.variance)) @ self.factor.T
+
+    def residual(self, look: Look) -> Tensor:
+        if not self._is_matrix:  # an operator may be cheaper than its matrix
+            return super().residual(look)
+        matrix, y = self._whitened[look.t]
+        return y - linear(look.x0_hat.flatten(2).double(), matrix)
 
 
 class Masked(Widened):
