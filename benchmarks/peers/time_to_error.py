@@ -21,6 +21,7 @@ from problem_tables import Task
 from torch import Tensor
 
 import smcguide as sg
+from smcguide.grids import Grid
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Point:
 Curves = dict[str, list[Point]]
 
 
-def ours(task: Task, num: int, steps: int, seed: int) -> tuple[float, Tensor]:
-    """The defaults of `sample`, with states in float32."""
+def ours(task: Task, num: int, times: Grid, seed: int) -> tuple[float, Tensor]:
+    """The defaults of `sample` but for its levels, with states in float32."""
     prior = task.prior.to(dtype=torch.float32)
     cost = sg.costs.LinearGaussian(task.A.float(), task.y, task.std)
     start = time.process_time()
-    post = sg.sample(prior, cost, num_particles=num, num_steps=steps, seed=seed, progress=False)
+    post = sg.sample(prior, cost, num_particles=num, times=times, seed=seed, progress=False)
     return time.process_time() - start, post.mean()
 
 
@@ -49,20 +50,22 @@ def measure(
     process: Process | None, cases: Sequence[tuple[int, int]], sizes: Mapping[int, int],
     lengths: Sequence[int], folder: Path,
 ) -> Curves:  # fmt: skip
-    """Points of ours and, with a process, of azula with the levels of our grid and with its own.
+    """Points of ours with two grids and, with a process, of azula with the first of them and its own.
 
     Arguments:
         cases: (seed, number of measurements) of the instances.
         sizes: N, and how many runs of each instance.
     """
-    kinds = ["smcguide"] + (["azula, our levels", "azula, its levels"] if process else [])
+    kinds = ["smcguide", "smcguide, uniform"]
+    kinds += ["azula, our levels", "azula, its levels"] if process else []
     found: dict[Any, list[tuple[float, float]]] = defaultdict(list)
     for steps, (seed, m) in itertools.product(lengths, cases):
         task = Task(seed, 8, m, steps)
         file = task.save(folder / f"{seed}-{m}-{steps}.npz")
         law = task.posterior.moments()
         for num, i in ((n, i) for n in sizes for i in range(-1, sizes[n])):
-            runs = [ours(task, num, steps, 100 * seed + i + 1)]
+            grids = (task.grid, sg.grids.uniform(steps))
+            runs = [ours(task, num, times, 100 * seed + i + 1) for times in grids]
             for levels in ("grid", "own") if process else ():
                 answer = process.ask(
                     task="sample", problem=file, levels=levels, num=num, seed=100 * seed + i + 1
