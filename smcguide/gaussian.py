@@ -6,10 +6,30 @@ r"""Gaussian kernels: the steps of the base chain, and what replaces them.
 standard deviations, `along`, in the measured directions, the orthonormal columns B.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from smcguide.sums import row_sums
+
+
+@dataclass(frozen=True)
+class Shift:
+    """By how much a kernel was moved: factor * delta.
+
+    Attributes:
+        origin: the kernel that was moved, whose std is one number.
+        delta: (S, N, *E).
+        factor: (S, N).
+        length: (S, N) |delta|.
+    """
+
+    origin: "Gaussian"
+    delta: Tensor
+    factor: Tensor
+    length: Tensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +42,7 @@ class Gaussian:
         memory: (S, N, ...) what its author wants back with each particle at the next step, or None.
         basis: (d, r) orthonormal columns over flattened events, in the dtype of `mean`, or None.
         along: (r,) standard deviations along the columns, where there is a basis.
+        shift: how `moved` made it, known to this class only.
     """
 
     mean: Tensor
@@ -29,6 +50,7 @@ class Gaussian:
     memory: Tensor | None = None
     basis: Tensor | None = None
     along: Tensor | None = None
+    shift: Shift | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def is_dirac(self) -> bool:
@@ -44,6 +66,34 @@ class Gaussian:
         if self.basis is None or self.along is None:
             return x
         return x + _spread(self.basis, self.along - self.std, z)
+
+    def moved(
+        self, delta: Tensor, trust: float = math.inf, times: float | Tensor = 1.0
+    ) -> "Gaussian":
+        """This kernel, without its memory, with its mean moved by times * delta (S, N, *E) or, if that is
+        more than `trust` standard deviations, in its direction by so many. What was moved knows how: the
+        ratio of its density to this one's takes half the passes over the states.
+
+        Arguments:
+            delta: (S, N, *E).
+            trust: largest |times * delta / std|, positive; inf for none.
+            times: a number, or a tensor that broadcasts against delta.
+        """
+        if isinstance(times, Tensor) or isinstance(self.std, Tensor):
+            delta, times = times * delta, 1.0
+        if isinstance(self.std, Tensor):
+            size = torch.linalg.vector_norm((delta / self.std).flatten(2), dim=-1)
+            delta = delta * _like(_share(trust, size), delta)
+            return replace(self, mean=self.mean + delta, memory=None)
+        size = torch.linalg.vector_norm(delta.flatten(2), dim=-1)
+        if trust == math.inf:  # there may be no noise to measure it with
+            factor = torch.full_like(size, times)
+        else:
+            factor = _share(trust, size * (abs(times) / self.std)).mul_(times)
+        mean = torch.addcmul(self.mean, delta, _like(factor, delta))
+        moved = replace(self, mean=mean, memory=None)
+        object.__setattr__(moved, "shift", Shift(self, delta, factor, size))
+        return moved
 
     def std_like(self, x: Tensor) -> Tensor:
         """`std` as a tensor with the particles of x (S, N, *E) that broadcasts against it."""
@@ -87,9 +137,17 @@ class Gaussian:
             return zero, zero
         if not self._shares_std(proposal):
             return self._log_ratio_of_two_stds(proposal, z), proposal.kl(self)
-        d = (proposal.mean - self.mean).div_(self.std).flatten(2)
-        kl = torch.linalg.vector_norm(d, dim=-1).double().square() / 2
-        return -(d.mul_(z.flatten(2)).sum(-1).double() + kl), kl
+        shift = proposal.shift
+        if shift is not None and shift.origin is self:
+            scale = shift.factor / self.std
+            length = scale * shift.length
+            along = scale * row_sums((shift.delta * z).flatten(2))
+        else:
+            d = (proposal.mean - self.mean).div_(self.std).flatten(2)
+            length = torch.linalg.vector_norm(d, dim=-1)
+            along = row_sums(d.mul_(z.flatten(2)))
+        kl = length.double().square_().div_(2)
+        return -(along.double() + kl), kl
 
     def _log_ratio_of_two_stds(self, proposal: "Gaussian", z: Tensor) -> Tensor:
         d = (proposal.mean - self.mean) / self.std
@@ -117,6 +175,16 @@ class Gaussian:
             return total
         a = self.along / base.std
         return total + ((a**2 - r**2) / 2 - torch.log(a / r)).sum(dtype=torch.float64)
+
+
+def _share(trust: float, size: Tensor) -> Tensor:
+    """How much of shifts of these sizes, in standard deviations, is within `trust`: at most all."""
+    return (trust / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp_(max=1.0)
+
+
+def _like(a: Tensor, x: Tensor) -> Tensor:
+    """Numbers (S, N) as they broadcast against x (S, N, *E)."""
+    return a.reshape(*a.shape, *[1] * (x.ndim - 2))
 
 
 def _number(a: float | Tensor, like: Tensor) -> Tensor:

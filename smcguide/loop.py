@@ -21,7 +21,7 @@ from smcguide.genealogy import Genealogy
 from smcguide.population import Population
 from smcguide.records import Particles, StepInfo
 from smcguide.resamplers.base import Resampler
-from smcguide.trace import same, step_info
+from smcguide.trace import step_info
 from smcguide.triggers import Trigger, decide
 
 
@@ -78,7 +78,7 @@ def begin(model: FeynmanKac, plan: Plan) -> tuple[State, StepInfo]:
     eve = here if first.eve is None else here[:, :1] + first.eve
     particles = Particles(first.x, first.log_g.double(), eve, first.carry)
     log_z = torch.zeros(plan.shape[0], dtype=torch.float64, device=first.x.device)
-    still = same(False, *log_z.shape, log_z.device)
+    still = torch.zeros_like(log_z, dtype=torch.bool)
     info = step_info(model, 0, particles, log_z, None, still, first, plan.record, plan.population)
     return State(0, particles, log_z, noise, selection, info), info
 
@@ -101,7 +101,7 @@ def advance(model: FeynmanKac, plan: Plan, state: State) -> StepInfo:
     particles = Particles(moved.x, log_w, particles.eve, moved.carry)
     if plan.lineage is not None and k + 1 == model.num_steps:
         plan.lineage.insert({"x": moved.x}, _own(model, plan))
-    resampled = same(False, *log_z.shape, log_z.device) if fires is None else fires
+    resampled = torch.zeros_like(log_z, dtype=torch.bool) if fires is None else fires
     info = step_info(
         model, k + 1, particles, log_z, ancestors, resampled, moved, plan.record, plan.population,
         state.info,

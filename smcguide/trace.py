@@ -1,7 +1,6 @@
 """What is kept of each step, and the check that its weights are legal."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,12 +13,6 @@ from smcguide.population import Population
 from smcguide.records import Particles, StepInfo
 
 HERE = Population()
-
-
-@lru_cache(maxsize=64)
-def same(value: int | bool, num: int, device: torch.device) -> Tensor:
-    """One value (num,) for all systems, made once: records are never written to."""
-    return torch.full((num,), value, device=device)
 
 
 def _distinct(index: Tensor) -> Tensor:
@@ -62,7 +55,9 @@ def step_info(
         resampled=resampled,
         log_evidence=log_z + log_mean,
         unique_ancestors=(
-            same(N, *log_z.shape, log_z.device) if ancestors is None else _distinct(ancestors)
+            torch.full_like(resampled, N, dtype=torch.long)
+            if ancestors is None
+            else _distinct(ancestors)
         ),
         unique_eves=(
             _distinct(population.whole(particles.eve))
@@ -79,7 +74,7 @@ def _illegal(log_w: Tensor, log_mean: Tensor) -> Tensor:
     """Number of illegal weights per system, (S,); N where all are zero. One that is NaN or +inf makes the
     mean so, which on the CPU is looked at first."""
     if weights.looking_is_free(log_w.device) and np.isfinite(log_mean.numpy()).all():
-        return same(0, *log_mean.shape, log_mean.device)
+        return torch.zeros_like(log_mean, dtype=torch.long)
     N = log_w.shape[1]
     illegal = N - (log_w < torch.inf).sum(1)
     return illegal.masked_fill_(torch.isneginf(log_mean), N)

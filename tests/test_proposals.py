@@ -10,7 +10,6 @@ import smcguide as sg
 from smcguide.gaussian import Gaussian
 from smcguide.potentials import InflatedGaussian, Terminal, Tweedie
 from smcguide.proposals import Bootstrap, Gradient, Proposal
-from smcguide.proposals.base import within_trust
 from smcguide.schedules import VP, RectifiedFlow
 from smcguide.testing import ProposalSuite, brute_force, generator, seed, z_test
 from smcguide.testing.conformance.proposal import linear_gaussian_model
@@ -122,18 +121,22 @@ def test_trust_bounds_the_shift_and_keeps_its_direction(rule, radius):
     torch.testing.assert_close(short / short.norm(dim=-1)[..., None], long / norms[..., None])
 
 
-def test_within_trust_leaves_small_and_zero_shifts_alone():
+def test_trust_leaves_small_and_zero_shifts_alone():
     delta = torch.tensor([[[0.0, 0.0], [0.3, 0.4], [3.0, 4.0]]], dtype=F64)
-    held = within_trust(delta, 1.0, 1.0)
+    base = Gaussian(torch.zeros_like(delta), 0.5)
     expected = torch.tensor([[[0.0, 0.0], [0.3, 0.4], [0.6, 0.8]]], dtype=F64)
-    torch.testing.assert_close(held, expected)
-    assert torch.equal(within_trust(delta, 1.0, math.inf), delta)
+    torch.testing.assert_close(base.moved(delta, 2.0).mean, expected)
+    torch.testing.assert_close(base.moved(delta / 4, 2.0, times=4.0).mean, expected)
+    torch.testing.assert_close(base.moved(delta, 2.0, times=-1.0).mean, -expected)
+    assert torch.equal(base.moved(delta).mean, delta)
 
 
-def test_within_trust_measures_in_the_metric_of_the_kernel():
+def test_trust_measures_in_the_metric_of_the_kernel():
     delta = torch.tensor([[[3.0, 0.0], [0.0, 3.0]]], dtype=F64)
-    held = within_trust(delta, torch.tensor([1.0, 3.0], dtype=F64), 1.0)
-    torch.testing.assert_close(held, torch.tensor([[[1.0, 0.0], [0.0, 3.0]]], dtype=F64))
+    base = Gaussian(torch.zeros_like(delta), torch.tensor([1.0, 3.0], dtype=F64))
+    held = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]], dtype=F64)
+    torch.testing.assert_close(base.moved(delta, 1.0).mean, held)
+    torch.testing.assert_close(base.moved(delta / 2, 1.0, times=torch.tensor(2.0)).mean, held)
 
 
 @pytest.mark.parametrize("rule", ["mean", "x0_hat"])

@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from smcguide.gaussian import Gaussian
 from smcguide.records import Level, Look, Particles
 from smcguide.rehearsal import Moments
+from smcguide.sums import row_sums
 
 F64 = torch.float64
 SHAPE = (2, 3, 4, 2)
@@ -52,6 +53,33 @@ def test_log_ratio_is_the_difference_of_log_densities(case):
     torch.testing.assert_close(ratio, density(p, x) - density(q, x), rtol=1e-10, atol=1e-10)
     both = p.compared(q, z)
     torch.testing.assert_close(both, (ratio, q.kl(p)), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("trust", [math.inf, 1.5, 100.0])
+@pytest.mark.parametrize("times", [1.0, -0.2, positive(*SHAPE, seed=4)], ids=["1", "-0.2", "tensor"])
+@pytest.mark.parametrize("std", [0.3, positive(4, 2, seed=5)], ids=["float", "tensor"])
+def test_what_was_moved_has_the_ratio_of_any_two_kernels(std, times, trust):
+    p, z = Gaussian(randn(*SHAPE, seed=1), std), randn(*SHAPE, seed=3)
+    delta = randn(*SHAPE, seed=2)
+    q = p.moved(delta, trust, times)
+    assert (q.shift is not None) == isinstance(std, float)
+    plain = Gaussian(q.mean, std)
+    assert torch.allclose(plain.mean, p.mean + times * delta) == (trust != 1.5)
+    for got, exact in zip(p.compared(q, z), p.compared(plain, z), strict=True):
+        torch.testing.assert_close(got, exact, rtol=1e-10, atol=1e-10)
+
+
+def test_what_is_changed_after_a_move_forgets_how_it_was_moved():
+    p, z = Gaussian(randn(*SHAPE, seed=1), 0.3), randn(*SHAPE, seed=3)
+    moved = p.moved(randn(*SHAPE, seed=2), 2.0)
+    elsewhere = dataclasses.replace(moved, mean=moved.mean + 1)
+    exact = p.compared(Gaussian(elsewhere.mean, 0.3), z)
+    torch.testing.assert_close(p.compared(elsewhere, z), exact)
+    other = Gaussian(p.mean + 1, 0.3)  # not the kernel that was moved
+    torch.testing.assert_close(other.compared(moved, z), other.compared(Gaussian(moved.mean, 0.3), z))
+    wider = dataclasses.replace(moved, std=0.4)
+    x = wider.sample(z)
+    torch.testing.assert_close(p.log_ratio(wider, z), density(p, x) - density(wider, x))
 
 
 def test_log_ratio_of_a_kernel_with_itself_is_exactly_zero():
@@ -250,3 +278,10 @@ def test_moments_move_with_or_without_a_basis():
         moved = Moments(torch.zeros(2, dtype=F64), v, basis).to("cpu")
         assert torch.equal(moved.variance, v)
         assert (moved.basis is None) == (basis is None)
+
+
+@pytest.mark.parametrize("n", [1, 2, 31, 32, 800])
+def test_row_sums_are_sums(n):
+    a = randn(5, 7, n)
+    torch.testing.assert_close(row_sums(a), a.sum(-1))
+    assert row_sums(a.float()).dtype == torch.float32

@@ -16,6 +16,7 @@ from smcguide.errors import InvalidInput
 from smcguide.kept import Kept
 from smcguide.records import Level, Look
 from smcguide.rehearsal import Moments, Rehearsal
+from smcguide.sums import row_sums
 
 
 def unknown(t: Level, variance: float | None, rehearsal: Rehearsal | None) -> float:
@@ -83,9 +84,8 @@ class Widened(ABC):
 
     def log_value(self, look: Look) -> Tensor:
         """Log-density (S, N) of y."""
-        r = self.residual(look)
-        # a product with ones: sums of few numbers each, as here, are slow
-        return torch.sub(self.whitener[look.t].peak, r.square() @ r.new_ones(r.shape[-1]), alpha=0.5)
+        square = row_sums(self.residual(look).square())
+        return torch.sub(self.whitener[look.t].peak, square, alpha=0.5)
 
 
 class Linear(Widened):

@@ -6,12 +6,10 @@ noise and divides the densities, so any proposal leaves the answer exact. It mus
 each particle's own past: sums over particles in a loss are fine, means and shared norms are not.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
-import torch
 from torch import Tensor
 
 from smcguide.gaussian import Gaussian
@@ -106,15 +104,3 @@ class Proposal(ABC):
     @abstractmethod
     def propose(self, base: Gaussian, look: Look, step: Step) -> Gaussian:
         """q(x_s | x_t), a Gaussian with the base's event shape."""
-
-
-def within_trust(delta: Tensor, std: float | Tensor, radius: float) -> Tensor:
-    """Shrink each particle's shift delta (S, N, *E) to |delta / std| <= radius."""
-    if radius == math.inf:
-        return delta
-    if isinstance(std, float):
-        norm = delta.flatten(2).norm(dim=-1) / std
-    else:
-        norm = (delta / std).flatten(2).norm(dim=-1)
-    factor = (radius / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
-    return delta * factor.reshape(*factor.shape, *[1] * (delta.ndim - 2))

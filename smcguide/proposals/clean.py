@@ -24,7 +24,7 @@ from smcguide.gaussian import Gaussian
 from smcguide.problem import Problem
 from smcguide.proposals.base import Proposal, Step
 from smcguide.proposals.scales import Scale, as_scale
-from smcguide.proposals.shift import Noise, check_noise, shift_of, shifted
+from smcguide.proposals.shift import Noise, check_noise, shift_of
 from smcguide.records import Look
 
 
@@ -64,7 +64,7 @@ class CleanGradient(Proposal):
         for _ in range(self.num_iters):
             u = u + self._step(replace(look, x0_hat=look.x0_hat + u), step)
         delta = shift_of(u, look, step, self.noise)
-        return shifted(base, delta, self.trust)
+        return base.moved(delta, self.trust)
 
     def _step(self, here: Look, step: Step) -> Tensor:
         def ahead(v: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from smcguide.errors import InvalidInput
 from smcguide.gaussian import Gaussian
 from smcguide.proposals.base import Step
 from smcguide.proposals.linear import LinearProposal
-from smcguide.proposals.shift import shift_of, shifted
+from smcguide.proposals.shift import shift_of
 from smcguide.records import Look
 
 
@@ -61,4 +61,4 @@ class DDSMC(LinearProposal):
         delta = shift_of(spectrum.pull(look, 1 / width), look, step, "recomputed")
         known = width * S**2 / (1 + width * S**2)
         std = (c2 - c_D2 * width * known).sqrt()
-        return spectrum.with_std(shifted(base, delta, self.trust), std)
+        return spectrum.with_std(base.moved(delta, self.trust), std)

@@ -18,7 +18,7 @@ def sgd(
 ) -> Tensor:
     """u after `num_iters` steps of gradient descent; gradient(i, u) at iteration i."""
     for i in range(num_iters):
-        u = u - rate * gradient(i, u)
+        u = torch.sub(u, gradient(i, u), alpha=rate)
     return u
 
 

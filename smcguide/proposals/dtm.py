@@ -21,7 +21,6 @@ with M iterations takes, the look-ahead's network call included,
 Reference: Pandey et al., "Variational control for guidance in diffusion models" (arXiv 2502.03686).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
@@ -32,7 +31,7 @@ from torch import Tensor
 from smcguide.errors import InvalidInput
 from smcguide.gaussian import Gaussian
 from smcguide.problem import Problem
-from smcguide.proposals.base import Proposal, Step, within_trust
+from smcguide.proposals.base import Proposal, Step
 from smcguide.proposals.descent import adam, sgd
 from smcguide.proposals.gauss_newton import gauss_newton, require_least_squares
 from smcguide.proposals.published import Published, StepProblem
@@ -137,11 +136,10 @@ class DTM(Proposal):
             u, x0_hat = gauss_newton(base, look, step, gamma, self.guide, self.num_iters)
         else:
             u, x0_hat = self._descend(objective, gamma, look, step)
-        x = look.x + gamma * u
+        x = look.x + gamma * u if isinstance(gamma, Tensor) else torch.add(look.x, u, alpha=gamma)
         delta = (step.base_of(x, x0_hat) if self.reuse else step.base_at(x)).mean - base.mean
-        if math.isfinite(self.trust):
-            delta = within_trust(delta, base.std, self.trust)
-        return Gaussian(base.mean + delta, base.std, u if self.warm_start else None)
+        q = base.moved(delta, self.trust)
+        return replace(q, memory=u) if self.warm_start else q
 
     def _problem(self, base: Gaussian, look: Look, step: Step) -> StepProblem:
         """gamma, and u -> the objective -log psi + KL and the denoised estimate there."""

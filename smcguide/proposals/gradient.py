@@ -26,7 +26,7 @@ from smcguide.gaussian import Gaussian
 from smcguide.problem import Problem
 from smcguide.proposals.base import Proposal, Step
 from smcguide.proposals.scales import Scale, as_scale
-from smcguide.proposals.shift import shift_of, shifted
+from smcguide.proposals.shift import shift_of
 from smcguide.records import Look
 
 
@@ -96,10 +96,8 @@ class Gradient(Proposal):
         slope = slope_at(look.x) if slope is None else slope
         move = as_scale(self.scale).step(look, step, slope, lambda u: slope_at(look.x + u))
         if self.rule == "state":
-            delta = move
-        elif self.rule == "mean" or step.t.alpha == 0:
-            delta = base.std**2 * move
-        else:
-            u = step.t.sigma**2 / step.t.alpha * move
-            delta = shift_of(u, look, step, "recomputed")
-        return shifted(base, delta, self.trust)
+            return base.moved(move, self.trust)
+        if self.rule == "mean" or step.t.alpha == 0:
+            return base.moved(move, self.trust, times=base.std**2)
+        u = step.t.sigma**2 / step.t.alpha * move
+        return base.moved(shift_of(u, look, step, "recomputed"), self.trust)

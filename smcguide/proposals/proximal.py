@@ -17,7 +17,7 @@ from smcguide.errors import InvalidInput
 from smcguide.gaussian import Gaussian
 from smcguide.proposals.base import Step
 from smcguide.proposals.linear import LinearProposal
-from smcguide.proposals.shift import Noise, check_noise, shift_of, shifted
+from smcguide.proposals.shift import Noise, check_noise, shift_of
 from smcguide.records import Look
 
 
@@ -51,4 +51,4 @@ class Proximal(LinearProposal):
         precision = math.inf if self.weight == math.inf else self.weight * closeness
         u = self._spectrum.pull(look, precision)
         delta = shift_of(u, look, step, self.noise)
-        return shifted(base, delta, self.trust)
+        return base.moved(delta, self.trust)

@@ -1,15 +1,11 @@
-"""What shifts of a mean have in common: the trust region, and how a move of the clean estimate moves the
-mean of the base kernel."""
+"""How a move of the clean estimate moves the mean of the base kernel."""
 
-import math
-from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from smcguide.errors import InvalidInput
-from smcguide.gaussian import Gaussian
-from smcguide.proposals.base import Step, within_trust
+from smcguide.proposals.base import Step
 from smcguide.records import Look
 
 Noise = Literal["kept", "recomputed"]
@@ -29,10 +25,3 @@ def shift_of(u: Tensor, look: Look, step: Step, noise: Noise) -> Tensor:
         return step.s.alpha * u
     there = step.base_of(look.x, look.x0_hat + u).mean
     return there - step.base_of(look.x, look.x0_hat).mean
-
-
-def shifted(base: Gaussian, delta: Tensor, trust: float) -> Gaussian:
-    """The base with its mean moved by delta, at most `trust` standard deviations."""
-    if math.isfinite(trust):  # else there may be no noise to measure the shift with
-        delta = within_trust(delta, base.std, trust)
-    return replace(base, mean=base.mean + delta, memory=None)

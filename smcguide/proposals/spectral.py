@@ -23,7 +23,6 @@ from smcguide.errors import InvalidInput
 from smcguide.gaussian import Gaussian
 from smcguide.proposals.base import Step
 from smcguide.proposals.linear import LinearProposal
-from smcguide.proposals.shift import shifted
 from smcguide.records import Look
 
 _FLOOR = 1e-3  # of the base kernel's std, where the published variance vanishes
@@ -65,4 +64,4 @@ class Spectral(LinearProposal):
         delta = spectrum.back(mean - spectrum.rows(base.mean), base.mean)
         far = s.sigma**2 - (self.eta_b * s.alpha / S) ** 2
         std = torch.where(noisy, v, torch.maximum(far, _FLOOR**2 * v)).sqrt()
-        return spectrum.with_std(shifted(base, delta, self.trust), std)
+        return spectrum.with_std(base.moved(delta, self.trust), std)

@@ -22,7 +22,7 @@ from torch import Tensor
 from smcguide.errors import InvalidInput
 from smcguide.gaussian import Gaussian
 from smcguide.proposals.base import Proposal, Step
-from smcguide.proposals.shift import shift_of, shifted
+from smcguide.proposals.shift import shift_of
 from smcguide.records import Look
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-8  # as published
@@ -69,8 +69,8 @@ class StaticControl(Proposal):
         mu = memory[:, :, 0]
         if self.noise == "base":
             delta = shift_of(mu - look.x0_hat, look, step, "recomputed")
-            return replace(shifted(base, delta, self.trust), memory=memory)
-        q = shifted(base, step.s.alpha * mu - base.mean, self.trust)
+            return replace(base.moved(delta, self.trust), memory=memory)
+        q = base.moved(step.s.alpha * mu - base.mean, self.trust)
         return Gaussian(q.mean, step.s.sigma, memory)
 
     def _move(self, look: Look, step: Step) -> Tensor:
