@@ -107,7 +107,7 @@ def all_smc(peers: Sequence[Process], fast: bool, folder: Path) -> list[dict[str
 
 
 def all_errors(azula: Process | None, fast: bool, folder: Path) -> Curves:
-    cases, sizes = CASES, {250: 16, 1000: 12, 4000: 8, 16000: 4, 64000: 2}  # N: runs
+    cases, sizes = CASES, {250: 16, 1000: 12, 4000: 8, 16000: 4}  # N: runs
     lengths = (12, 25, 50, 100)
     if fast:
         cases, sizes, lengths = CASES[:1], {32: 2, 64: 2}, (10,)
