@@ -12,24 +12,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from smcguide.moved import Shift, share, versions
 from smcguide.sums import row_sums
-
-
-@dataclass(frozen=True)
-class Shift:
-    """By how much a kernel was moved: factor * delta.
-
-    Attributes:
-        origin: the kernel that was moved, whose std is one number.
-        delta: (S, N, *E).
-        factor: (S, N).
-        length: (S, N) |delta|.
-    """
-
-    origin: "Gaussian"
-    delta: Tensor
-    factor: Tensor
-    length: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,31 +52,37 @@ class Gaussian:
         return x + _spread(self.basis, self.along - self.std, z)
 
     def moved(
-        self, delta: Tensor, trust: float = math.inf, times: float | Tensor = 1.0
-    ) -> "Gaussian":
-        """This kernel, without its memory, with its mean moved by times * delta (S, N, *E) or, if that is
-        more than `trust` standard deviations, in its direction by so many. What was moved knows how: the
-        ratio of its density to this one's takes half the passes over the states.
+        self, delta: Tensor, trust: float = math.inf, times: float | Tensor = 1.0,
+        memory: Tensor | None = None,
+    ) -> "Gaussian":  # fmt: skip
+        """This kernel with its mean moved by times * delta or, if that is more than `trust` standard
+        deviations, in its direction by so many: by nothing where there is no noise. What was moved knows
+        how: the ratio of its density to this one's takes half the passes over the states.
 
         Arguments:
             delta: (S, N, *E).
             trust: largest |times * delta / std|, positive; inf for none.
             times: a number, or a tensor that broadcasts against delta.
+            memory: (S, N, ...) of the new kernel.
         """
         if isinstance(times, Tensor) or isinstance(self.std, Tensor):
             delta, times = times * delta, 1.0
         if isinstance(self.std, Tensor):
-            size = torch.linalg.vector_norm((delta / self.std).flatten(2), dim=-1)
-            delta = delta * _like(_share(trust, size), delta)
-            return replace(self, mean=self.mean + delta, memory=None)
+            if trust < math.inf:
+                size = torch.linalg.vector_norm((delta / self.std).flatten(2), dim=-1)
+                delta = delta * _like(share(trust, size), delta)
+            return replace(self, mean=self.mean + delta, memory=memory)
+        if self.is_dirac and trust < math.inf:
+            return replace(self, memory=memory)
         size = torch.linalg.vector_norm(delta.flatten(2), dim=-1)
         if trust == math.inf:  # there may be no noise to measure it with
             factor = torch.full_like(size, times)
         else:
-            factor = _share(trust, size * (abs(times) / self.std)).mul_(times)
+            factor = share(trust, size * (abs(times) / self.std)).mul_(times)
         mean = torch.addcmul(self.mean, delta, _like(factor, delta))
-        moved = replace(self, mean=mean, memory=None)
-        object.__setattr__(moved, "shift", Shift(self, delta, factor, size))
+        moved = replace(self, mean=mean, memory=memory)
+        shift = Shift(self, delta, factor, size, versions(self.mean, delta, mean))
+        object.__setattr__(moved, "shift", shift)
         return moved
 
     def std_like(self, x: Tensor) -> Tensor:
@@ -138,10 +128,8 @@ class Gaussian:
         if not self._shares_std(proposal):
             return self._log_ratio_of_two_stds(proposal, z), proposal.kl(self)
         shift = proposal.shift
-        if shift is not None and shift.origin is self:
-            scale = shift.factor / self.std
-            length = scale * shift.length
-            along = scale * row_sums((shift.delta * z).flatten(2))
+        if shift is not None and shift.leads(self, proposal.mean):
+            length, along = shift.in_stds(z)
         else:
             d = (proposal.mean - self.mean).div_(self.std).flatten(2)
             length = torch.linalg.vector_norm(d, dim=-1)
@@ -175,11 +163,6 @@ class Gaussian:
             return total
         a = self.along / base.std
         return total + ((a**2 - r**2) / 2 - torch.log(a / r)).sum(dtype=torch.float64)
-
-
-def _share(trust: float, size: Tensor) -> Tensor:
-    """How much of shifts of these sizes, in standard deviations, is within `trust`: at most all."""
-    return (trust / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp_(max=1.0)
 
 
 def _like(a: Tensor, x: Tensor) -> Tensor:

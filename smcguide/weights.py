@@ -51,9 +51,9 @@ def summary(log_w: Tensor) -> tuple[Tensor, Tensor]:
     lowest = torch.finfo(log_w.dtype).min  # all dead: 0 / 0 and log 0
     top = log_w.amax(-1, keepdim=True).clamp_(min=lowest)
     w = torch.sub(log_w, top).exp_()
-    total, norm = w.sum(-1), torch.linalg.vector_norm(w, dim=-1)
+    total = w.sum(-1)
     log_mean = torch.log(total / log_w.shape[-1]).add_(top.squeeze(-1))
-    return total.div_(norm).square_(), log_mean
+    return total.square_().div_(w.square_().sum(-1)), log_mean
 
 
 def cess(log_w: Tensor, log_v: Tensor) -> Tensor:
@@ -86,19 +86,17 @@ def inverse_cdf(log_w: Tensor, points: Tensor) -> Tensor:
 
 def running(log_w: Tensor, num: int) -> Tensor:
     """num (W_0 + ... + W_i), (S, N) float64, exactly num from the last positive weight on."""
-    cdf = legal(log_w).cumsum_(-1)
-    if not looking_is_free(cdf.device):  # a parallel sum may fall by a rounding where a weight is zero
-        cdf = cdf.cummax(-1).values
-    return stretched_(cdf, num)
+    return accumulated_(legal(log_w), num)
 
 
-def stretched_(ends: Tensor, to: Tensor | int) -> Tensor:
-    """Ascending `ends` (S, N), in place, in proportion so that the last is exactly `to`, a number or
-    (S, 1); all 0 where the last is 0."""
-    end = ends[:, -1:].clone()
-    return ends.div_(end.masked_fill_(end == 0, torch.inf)).mul_(
-        to
-    )  # x / x is 1, x (1 / x) may not be
+def accumulated_(a: Tensor, to: Tensor | int) -> Tensor:
+    """Running sums of nonnegative numbers (S, N), whose place they take, in proportion so that the last
+    is exactly `to`, a number or (S, 1); all 0 where all numbers are 0. They never fall."""
+    ends = a.cumsum_(-1)
+    if not looking_is_free(ends.device):  # a parallel sum may fall by a rounding, where a number is 0
+        ends = ends.cummax(-1).values
+    end = ends[:, -1:].clamp(min=torch.finfo(ends.dtype).tiny)
+    return ends.div_(end).mul_(to)  # x / x is 1, x (1 / x) may not be
 
 
 def rank(points: Tensor, values: Tensor) -> Tensor:
@@ -116,7 +114,10 @@ def rank(points: Tensor, values: Tensor) -> Tensor:
     counts = np.arange(1.0, S * M + 1)
     found = np.interp(values.flatten().numpy(), points.flatten().numpy(), counts, left=0.0)
     below = torch.from_numpy(found).floor_().view(S, N)
-    return below if S == 1 else below.sub_(M * first).clamp_(0, M)
+    if S == 1:
+        return below
+    nothing = values == first  # a value of 0: a point of almost 0 is not below it
+    return below.sub_(M * first).clamp_(0, M).masked_fill_(nothing, 0)
 
 
 def counted(ends: Tensor, num: int) -> Tensor:

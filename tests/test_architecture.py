@@ -22,7 +22,7 @@ LEVELS = {
     "errors": 0, "records": 0, "weights": 0, "schedules": 0, "grids": 0, "rehearsal": 0,
     "evidence": 0, "exactness": 0, "problem": 0, "genealogy": 0, "gaussian": 0,
     "conditioning": 0, "randomness": 0, "parameters": 0, "population": 0, "memory": 0, "kept": 0,
-    "sums": 0,
+    "sums": 0, "moved": 0,
     "priors": 1, "kernels": 1, "costs": 1, "potentials": 1, "proposals": 1, "resamplers": 1,
     "moves": 1, "starts": 1, "triggers": 1, "parameter_moves": 1,
     "feynman_kac": 2, "guided": 2, "boundary": 2, "runs": 2, "draws": 2, "steps": 2,

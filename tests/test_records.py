@@ -77,9 +77,31 @@ def test_what_is_changed_after_a_move_forgets_how_it_was_moved():
     torch.testing.assert_close(p.compared(elsewhere, z), exact)
     other = Gaussian(p.mean + 1, 0.3)  # not the kernel that was moved
     torch.testing.assert_close(other.compared(moved, z), other.compared(Gaussian(moved.mean, 0.3), z))
+    moved.mean[:, 0] += 1  # in place, behind its back
+    torch.testing.assert_close(p.compared(moved, z), p.compared(Gaussian(moved.mean, 0.3), z))
+    delta = randn(*SHAPE, seed=2)
+    moved = p.moved(delta)
+    delta.zero_()
+    torch.testing.assert_close(p.compared(moved, z), p.compared(Gaussian(moved.mean, 0.3), z))
     wider = dataclasses.replace(moved, std=0.4)
     x = wider.sample(z)
     torch.testing.assert_close(p.log_ratio(wider, z), density(p, x) - density(wider, x))
+
+
+def test_a_kernel_without_noise_moves_only_where_nothing_is_to_be_trusted():
+    p, delta = Gaussian(randn(*SHAPE, seed=1), 0.0), randn(*SHAPE, seed=2)
+    assert torch.equal(p.moved(delta, 2.0).mean, p.mean)
+    torch.testing.assert_close(p.moved(delta).mean, p.mean + delta)
+    partly = Gaussian(p.mean, torch.tensor([0.0, 1.0], dtype=F64))
+    torch.testing.assert_close(partly.moved(delta).mean, p.mean + delta)
+
+
+def test_in_inference_mode_a_move_is_not_trusted_and_right():
+    with torch.inference_mode():
+        p, z = Gaussian(randn(*SHAPE, seed=1), 0.3), randn(*SHAPE, seed=3)
+        moved = p.moved(randn(*SHAPE, seed=2), 2.0)
+        both = p.compared(moved, z), p.compared(Gaussian(moved.mean, 0.3), z)
+        torch.testing.assert_close(*both)
 
 
 def test_log_ratio_of_a_kernel_with_itself_is_exactly_zero():
@@ -284,4 +306,7 @@ def test_moments_move_with_or_without_a_basis():
 def test_row_sums_are_sums(n):
     a = randn(5, 7, n)
     torch.testing.assert_close(row_sums(a), a.sum(-1))
-    assert row_sums(a.float()).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = row_sums(a.float())
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, a.float().sum(-1))

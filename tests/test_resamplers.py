@@ -2,6 +2,8 @@
 with every scheme, and what the suite catches."""
 
 import itertools
+import math
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -159,6 +161,48 @@ def test_ssp_counts_are_negatively_correlated_and_those_of_a_comb_are_not():
     uncorrelated_or_less(SSP())
     with pytest.raises(AssertionError, match="z_test"):
         uncorrelated_or_less(Systematic())
+
+
+def line_of_games(p):
+    """The law of Srinivasan's process along the line, by all its ends: outcome -> probability."""
+    law = Counter()
+
+    def play(j, i, a, out, chance):
+        """Player i, with mass a left, meets j."""
+        if j == len(p):
+            law[(*out[:i], round(a), *out[i + 1 :])] += chance
+            return
+        b = p[j]
+        both = a + b
+        up, left = (1, both - 1) if both >= 1 else (0, both)
+        first = (1 - b) / (2 - both) if both >= 1 else (a / both if both else 1.0)
+        for settled, goes_on, share in ((i, j, first), (j, i, 1 - first)):
+            if not up:  # who wins the mass goes on, the other is settled at 0
+                settled, goes_on = goes_on, settled
+            play(j + 1, goes_on, left, (*out[:settled], up, *out[settled + 1 :]), chance * share)
+
+    play(1, 0, p[0], (0,) * len(p), 1.0)
+    return law
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        (0.3, 0.45, 0.25), (0.75, 0.75, 0.5), (0.6, 0.9, 0.9, 0.6), (0.2, 0.7, 0.55, 0.8, 0.75),
+        (0.0, 0.55, 0.0, 0.45, 0.35, 0.65, 0.0), (0.99, 0.99, 0.02),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ssp_has_the_law_of_the_games_along_the_line(p):
+    law = line_of_games(p)
+    assert sum(law.values()) == pytest.approx(1)
+    W = torch.tensor(p, dtype=F64)
+    num = round(sum(p))
+    found = Counter(map(tuple, counts(SSP(), W.log(), 40_000, num).tolist()))
+    assert set(found) <= {out for out, chance in law.items() if chance > 1e-9}
+    for out, chance in law.items():
+        error = math.sqrt(chance * (1 - chance) / 40_000) + 1e-12
+        assert abs(found[out] / 40_000 - chance) < 5 * error, (out, chance)
 
 
 def test_variance_of_counts_falls_from_scheme_to_scheme():

@@ -181,6 +181,27 @@ def test_rank_counts_like_the_search_does(monkeypatch, S, on_cpu):
     assert weights.rank(points, values)[:, -1].tolist() == [40.0] * S
 
 
+def test_a_value_of_zero_has_no_point_below_it_in_any_system():
+    points = torch.tensor([[0.5], [1e-17]], dtype=F64)  # 1 + 1e-17 is 1
+    values = torch.tensor([[0.2, 1.0], [0.0, 1.0]], dtype=F64)
+    assert weights.rank(points, values).tolist() == [[0, 1], [0, 1]]
+
+
+def test_running_sums_never_fall_where_a_parallel_sum_may(monkeypatch):
+    """As on a device, whose sums may fall by a rounding where a number is 0."""
+    fallen = torch.tensor([[0.5, 1.0, math.nextafter(1.0, 0.0), 1.5, 2.0]], dtype=F64)
+    monkeypatch.setattr(torch.Tensor, "cumsum_", lambda self, dim: fallen.clone())
+    assert not (weights.accumulated_(torch.ones(1, 5, dtype=F64), 2).diff() >= 0).all()
+    monkeypatch.setattr(weights, "looking_is_free", lambda device: False)
+    found = weights.accumulated_(torch.ones(1, 5, dtype=F64), 2)
+    assert found.tolist() == [[0.5, 1.0, 1.0, 1.5, 2.0]]
+
+
+def test_the_ess_of_equal_weights_is_their_number():
+    for N in range(1, 2000):
+        assert float(weights.ess(torch.full((1, N), 0.3, dtype=F64))) == N
+
+
 def test_a_particle_without_weight_has_the_rank_of_the_one_before():
     values = torch.tensor([[0.0, 0.2, 0.2, 1.0, 1.0]], dtype=F64)
     found = weights.rank(torch.tensor([[0.1, 0.2, 0.9]], dtype=F64), values)

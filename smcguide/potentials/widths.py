@@ -96,7 +96,9 @@ class Linear(Widened):
         A = cost.matrix(event_shape) / cost.std[:, None]
         self.factor = A if moments.basis is None else A @ moments.basis
         self.variance = moments.variance
-        self._is_matrix = isinstance(getattr(cost.operator, "matrix", None), Tensor)
+        fixed = not (cost.y.requires_grad or cost.std.requires_grad)
+        given = getattr(getattr(cost, "operator", None), "matrix", None)
+        self._is_matrix = fixed and isinstance(given, Tensor)
         self._whitened: Kept[Level, tuple[Tensor, Tensor]] = Kept(
             lambda t: (self.whitener[t].inverse @ A, linear(cost.y / cost.std, self.whitener[t].inverse)),
             A.numel(),

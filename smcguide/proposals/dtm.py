@@ -138,8 +138,7 @@ class DTM(Proposal):
             u, x0_hat = self._descend(objective, gamma, look, step)
         x = look.x + gamma * u if isinstance(gamma, Tensor) else torch.add(look.x, u, alpha=gamma)
         delta = (step.base_of(x, x0_hat) if self.reuse else step.base_at(x)).mean - base.mean
-        q = base.moved(delta, self.trust)
-        return replace(q, memory=u) if self.warm_start else q
+        return base.moved(delta, self.trust, memory=u if self.warm_start else None)
 
     def _problem(self, base: Gaussian, look: Look, step: Step) -> StepProblem:
         """gamma, and u -> the objective -log psi + KL and the denoised estimate there."""

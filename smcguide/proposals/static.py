@@ -13,7 +13,7 @@ Reference: Mardani et al., "A variational perspective on solving inverse problem
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -69,7 +69,7 @@ class StaticControl(Proposal):
         mu = memory[:, :, 0]
         if self.noise == "base":
             delta = shift_of(mu - look.x0_hat, look, step, "recomputed")
-            return replace(base.moved(delta, self.trust), memory=memory)
+            return base.moved(delta, self.trust, memory=memory)
         q = base.moved(step.s.alpha * mu - base.mean, self.trust)
         return Gaussian(q.mean, step.s.sigma, memory)
 

@@ -63,13 +63,11 @@ class Resampler(ABC):
         )
 
 
-def ascending(num: int, count: Tensor | int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """(S, num) float64, of which the first `count`, (S, 1) or for all systems, are independent uniform
-    numbers in ascending order; the others are 1. Gaps between order statistics are those between
+def ascending(num: int, count: Tensor, generator: torch.Generator) -> Tensor:
+    """(S, num) float64, of which the first `count`, (S, 1) whole numbers up to num, are independent
+    uniform numbers in ascending order; the others are 1. Gaps between order statistics are those between
     exponential variables' sums, which costs no sort."""
-    sums = exponentials((len(like), num + 1), generator).cumsum_(-1)
-    if isinstance(count, int):
-        return sums[:, :num].div_(sums[:, count : count + 1])
+    sums = exponentials((len(count), num + 1), generator).cumsum_(-1)
     return sums[:, :num].div_(sums.gather(1, count.long())).clamp_(max=1)
 
 

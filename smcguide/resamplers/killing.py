@@ -1,7 +1,7 @@
 """Killing: particle i stays in its slot with probability W_i / max W, else the slot is redrawn from
-the weights. Where weights are nearly equal few slots change: the scheme for many small steps (Del
-Moral, "Feynman-Kac formulae", 2004; Chopin, Singh, Soto, Vihola, "On resampling schemes for particle
-filters with weakly informative observations", arXiv 2203.10037)."""
+the weights; redrawn slots are filled in ascending order. Where weights are nearly equal few slots change:
+the scheme for many small steps (Del Moral, "Feynman-Kac formulae", 2004; Chopin, Singh, Soto, Vihola, "On
+resampling schemes for particle filters with weakly informative observations", arXiv 2203.10037)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from smcguide.errors import InvalidInput
 from smcguide.randomness import uniforms
 from smcguide.resamplers.base import Resampler, ascending
-from smcguide.weights import counted, legal, rank, running
+from smcguide.weights import accumulated_, counted, legal, rank
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Killing(Resampler):
         W = legal(log_w)
         killed = uniforms(tuple(W.shape), generator).mul_(W.amax(-1, keepdim=True)) >= W
         nth = killed.cumsum(-1)
-        points = ascending(N, nth[:, -1:], log_w, generator)
-        drawn = counted(torch.minimum(rank(points, running(log_w, 1)), nth[:, -1:]), N)
+        points = ascending(N, nth[:, -1:], generator)
+        drawn = counted(torch.minimum(rank(points, accumulated_(W, 1)), nth[:, -1:]), N)
         own = torch.arange(N, device=W.device)
         return torch.where(killed, drawn.gather(1, nth.sub_(1).clamp_(min=0)), own)

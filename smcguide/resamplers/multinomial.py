@@ -22,7 +22,7 @@ class Multinomial(Resampler):
 
     def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
         num = log_w.shape[1] if num is None else num
-        points = ascending(num, num, log_w, generator)
+        points = ascending(num, log_w.new_full((len(log_w), 1), num), generator)
         return counted(rank(points, running(log_w, 1)), num)
 
     def conditional(self, log_w: Tensor, generator: torch.Generator) -> Tensor:

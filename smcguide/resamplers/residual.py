@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from smcguide.resamplers.base import Resampler, ascending, whole_copies
-from smcguide.weights import counted, rank, stretched_
+from smcguide.weights import accumulated_, counted, rank
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,6 @@ class Residual(Resampler):
     def __call__(self, log_w: Tensor, generator: torch.Generator, num: int | None = None) -> Tensor:
         num = log_w.shape[1] if num is None else num
         copies, fractions, mass = whole_copies(log_w, num)
-        points = ascending(num, mass, log_w, generator)
-        drawn = rank(points, stretched_(fractions.cumsum_(-1), 1))  # by particle i and those before
+        points = ascending(num, mass, generator)
+        drawn = rank(points, accumulated_(fractions, 1))  # by particle i and those before
         return counted(copies.cumsum_(-1).add_(torch.minimum(drawn, mass)), num)

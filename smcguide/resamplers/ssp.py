@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 
 from smcguide.randomness import uniforms
 from smcguide.resamplers.base import Resampler, whole_copies
-from smcguide.weights import counted, stretched_
+from smcguide.weights import accumulated_, counted
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SSP(Resampler):
     def __call__(self, log_w: Tensor, generator: Generator, num: int | None = None) -> Tensor:
         num = log_w.shape[1] if num is None else num
         copies, fractions, mass = whole_copies(log_w, num)
-        drawn = _points_below(stretched_(fractions.cumsum_(-1), mass), generator)
+        drawn = _points_below(accumulated_(fractions, mass), generator)
         return counted(copies.cumsum_(-1).add_(drawn), num)
 
 
