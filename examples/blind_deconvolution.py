@@ -47,7 +47,7 @@ def main():
     pyro.set_rng_seed(1)
     picture = blur(truth, KERNEL) + NOISE * torch.randn_like(truth)
 
-    smc = SMC(program, num_particles=256, num_chains=3, num_steps=50)
+    smc = SMC(program, num_particles=256, num_chains=2, num_steps=40)
     smc.run(picture)
     samples = smc.get_samples(400)
     x, kernel = samples["x"], samples["kernel"].reshape(-1, 3, 3)

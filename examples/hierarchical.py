@@ -35,7 +35,7 @@ def main():
 
     spread = {}
     for num in (1, 3):
-        smc = SMC(program, num_particles=256, num_steps=60)
+        smc = SMC(program, num_particles=256, num_steps=30)
         smc.run(pictures[:num])
         print(smc.summary().split("\n\n")[0])
         samples = smc.get_samples(200)

@@ -6,7 +6,7 @@ The prior is a Gaussian mixture, so the evidence p(y | sigma) is known, and the 
     PMMH        a Markov chain of sigma, one small run per candidate
     Gibbs       sigma given x and x given sigma in turn
 
-    python examples/unknown_noise.py          # about a minute and a half; writes unknown_noise.png
+    python examples/unknown_noise.py          # half a minute; writes unknown_noise.png
 """
 
 import math
@@ -28,8 +28,8 @@ A = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.fl
 SIGMA = dist.LogNormal(torch.tensor(-0.5, dtype=torch.float64), 0.7)
 METHODS = {  # particles, chains, steps
     "Particles": (Particles(), 2000, 2, 60),
-    "PMMH": (PMMH(num_samples=300, burn_in=10), 32, 1, 30),
-    "Gibbs": (Gibbs(num_samples=60, burn_in=5), 8, 8, 30),
+    "PMMH": (PMMH(num_samples=150, burn_in=10), 32, 1, 20),
+    "Gibbs": (Gibbs(num_samples=40, burn_in=5), 8, 8, 20),
 }
 
 
