@@ -11,6 +11,21 @@ import socket
 import pytest
 import torch
 
+# Whole examples and benchmarks, whose parts other tests cover: up to a minute each. Marked slow.
+EXAMPLE = "tests/test_examples.py::test_an_example_runs_to_its_end_and_makes_its_picture"
+LONG = (
+    *(f"{EXAMPLE}[{name}]" for name in (
+        "unknown_noise", "hierarchical", "model_comparison", "blind_deconvolution",
+        "source_separation", "numpyro_quickstart",
+    )),
+    "tests/test_examples.py::test_the_examples_of_diagnostics_run_to_their_ends",
+    "tests/test_examples.py::test_benchmark_",
+    "tests/test_examples.py::test_compare_methods",
+    "tests/test_docs.py::test_the_code_of_a_page_runs[trust]",
+    "tests/test_network_speed.py::test_evidence_and_mean_of_digits_are_those_of_float32",
+    "tests/test_benchmarks_network.py::test_a_case_in_a_process_of_its_own",
+)  # fmt: skip
+
 
 def pytest_addoption(parser):
     group = parser.getgroup("smcguide")
@@ -22,9 +37,12 @@ def pytest_configure(config):
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m slow` selects
 def pytest_collection_modifyitems(config, items):
     on_cpu = config.getoption("device") == "cpu"
     for item in items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu") and on_cpu:
             item.add_marker(pytest.mark.skip(reason="needs --device cuda"))
         if item.get_closest_marker("slow") and not config.getoption("markexpr"):
