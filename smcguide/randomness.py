@@ -1,7 +1,7 @@
 """Random streams made from one seed, and the numbers of the step.
 
 On the CPU many numbers in float64 come from numpy's SFC64, seeded with 192 bits of the torch generator
-for each tensor: uniform, exponential and normal ones take half the time of torch's. Few numbers, float32
+for each tensor: uniform, exponential and normal ones take less time than torch's. Few numbers, float32
 and every other device are torch's own. Either way the torch generator is the only state.
 """
 

@@ -29,8 +29,6 @@ def unknown(t: Level, variance: float | None, rehearsal: Rehearsal | None) -> fl
     return min(float(rehearsal.interpolate(rehearsal.residual_variance, t)), t.ratio**2)
 
 
-
-
 @dataclass(frozen=True)
 class Whitener:
     """Of the law N(b_t, I + W_t) at one level.
