@@ -258,3 +258,20 @@ def test_a_run_does_not_depend_on_what_ran_before() -> None:
 def test_moving_nowhere_keeps_the_prior() -> None:
     prior = sg.priors.load("digits")
     assert prior.to("cpu") is prior and prior.to(dtype=torch.float32) is prior
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf], ids=str)
+def test_an_illegal_value_ends_the_run_at_once_without_a_gradient_too(monkeypatch, wrong):
+    """-inf, too: what is zero before the end would lose mass for good."""
+    right = sg.potentials.Tweedie.log_value
+
+    def spoilt(self, look):
+        value = right(self, look)
+        return torch.where(torch.arange(value.shape[1]) == 3, wrong, value)
+
+    monkeypatch.setattr(sg.potentials.Tweedie, "log_value", spoilt)
+    prior = sg.priors.GaussianMixture(torch.ones(1), torch.zeros(1, 2), scale=1.0)
+    parts = {"proposal": sg.proposals.Bootstrap(), "potential": sg.potentials.Tweedie(1.0)}
+    with pytest.raises(sg.DegenerateWeights, match="Non-finite") as error:
+        sg.sample(prior, lambda x: x.square().sum(1), num_particles=8, num_steps=4, **parts)
+    assert error.value.step == 0
