@@ -80,7 +80,7 @@ class Gaussian:
         else:
             factor = share(trust, size * (abs(times) / self.std)).mul_(times)
         mean = torch.addcmul(self.mean, delta, _like(factor, delta))
-        moved = replace(self, mean=mean, memory=memory)
+        moved = Gaussian(mean, self.std, memory, self.basis, self.along)
         shift = Shift(self, delta, factor, size, versions(self.mean, delta, mean))
         object.__setattr__(moved, "shift", shift)
         return moved

@@ -43,7 +43,8 @@ class LookAhead(BaseChain):
     ) -> Look:
         """Denoise states x (S, n, *E) after k transitions and value them; differentiable where
         gradients are on. `carry` tells of their past."""
-        return self._evaluate(x, self._step(k, carry or {}), guide or self.potential)[0]
+        look, log_psi, _ = self._evaluate(x, self._step(k, carry or {}), guide or self.potential)
+        return replace(look, log_psi=_positive(log_psi))
 
     def look_ahead(self, k: int, x: Tensor, carry: Carry) -> dict[str, Tensor]:
         """One network evaluation of states x after k transitions, for the weight of the step that led
@@ -58,23 +59,26 @@ class LookAhead(BaseChain):
         if own or guide is not None:
 
             def value(x: Tensor) -> tuple[Tensor, Any]:
-                look, memory = self._evaluate(x, step, guide or self.potential)
-                return look.value, (look, memory)
+                look, log_psi, memory = self._evaluate(x, step, guide or self.potential)
+                return log_psi, (look, memory)
 
-            led, (look, memory), vjp = self.pullback(value, x, once=True)
+            log_psi, (look, memory), vjp = self.pullback(value, x, once=True)
+            seed = torch.ones_like(log_psi)
             if guide is not None:
-                look, memory = self._evaluate(look.x, step, self.potential, look.x0_hat)
-            out = {"x0_hat": look.x0_hat.detach(), "log_psi": look.value.detach()}
-            out["grad" if guide is None else "guide_grad"] = vjp(torch.ones_like(led))
+                look, log_psi, memory = self._evaluate(look.x, step, self.potential, look.x0_hat)
+            out = {"x0_hat": look.x0_hat.detach()}
+            out["grad" if guide is None else "guide_grad"] = vjp(seed)
         else:
-            look, memory = self._evaluate(x, step, self.potential)
-            out = {"x0_hat": look.x0_hat, "log_psi": look.value}
+            look, log_psi, memory = self._evaluate(x, step, self.potential)
+            out = {"x0_hat": look.x0_hat}
+        out["log_psi"] = _positive(log_psi)
         return out if memory is None else out | {"psi_memory": memory.detach()}
 
     def value_of(self, k: int, x: Tensor, carry: Carry) -> Tensor:
         """log psi of states x that have been looked at, under the parameters in `carry`; without the
         network where a value can do without its Jacobian."""
-        return self._evaluate(x, self._step(k, carry), self.potential, carry["x0_hat"])[0].value
+        step = self._step(k, carry)
+        return _positive(self._evaluate(x, step, self.potential, carry["x0_hat"])[1])
 
     def wants_gradient(self, k: int) -> bool:
         """Whether somebody besides the proposal wants the gradient of the value after k transitions."""
@@ -107,8 +111,9 @@ class LookAhead(BaseChain):
 
     def _evaluate(
         self, x: Tensor, step: ChunkStep, value: Potential, x0_hat: Tensor | None = None
-    ) -> tuple[Look, Tensor | None]:
-        """The look at x with its value, and the potential's memory of it; `x0_hat` where it is known."""
+    ) -> tuple[Look, Tensor, Tensor | None]:
+        """The look at x, its value as the potential says it (S, n), and the potential's memory of it;
+        `x0_hat` where it is known."""
         here, vjp = x, None
         if value.needs_jacobian:
             if x0_hat is None or not x0_hat.requires_grad:
@@ -121,16 +126,12 @@ class LookAhead(BaseChain):
         look = Look(here, x0_hat, step.t, vjp=vjp, **step.past())
         self.evaluations["cost"] += x.shape[0] * x.shape[1] * int(value.uses_cost)
         log_psi, memory = value.evaluate(look)
-        # zero before the end would lose mass for good: illegal, and the engine says so
         log_psi = log_psi.double()
-        if log_psi.requires_grad:
-            log_psi = log_psi.masked_fill(torch.isneginf(log_psi), torch.nan)
-        else:
-            log_psi = log_psi.nan_to_num(torch.nan, torch.inf, torch.nan)  # the same in one pass
         if here is not x:
             follows = look.theta is not None and look.theta.requires_grad
-            x0_hat, log_psi = x0_hat.detach(), log_psi if follows else log_psi.detach()
-        return replace(look, x=x, x0_hat=x0_hat, log_psi=log_psi), memory
+            log_psi = log_psi if follows else log_psi.detach()
+            look = replace(look, x=x, x0_hat=x0_hat.detach())
+        return look, log_psi, memory
 
     def pullback(
         self, f: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor, once: bool = False
@@ -158,3 +159,10 @@ class LookAhead(BaseChain):
             return vjp(v)
 
         return count
+
+
+def _positive(log_psi: Tensor) -> Tensor:
+    """Values of 0, -inf, as NaN: before the end they would lose mass for good, and the engine says so."""
+    if log_psi.requires_grad:
+        return log_psi.masked_fill(torch.isneginf(log_psi), torch.nan)
+    return log_psi.nan_to_num(torch.nan, torch.inf, torch.nan)  # the same in one pass

@@ -137,7 +137,7 @@ def _fires(model: FeynmanKac, plan: Plan, state: State) -> Tensor | None:
     if not isinstance(decision, Tensor):
         return torch.ones_like(ess, dtype=torch.bool) if decision else None
     fires = decision.to(ess.device).expand(plan.shape[0])
-    if weights.looking_is_free(ess.device) and not fires.numpy().any():
+    if weights.looking_is_free(ess.device) and not fires.any():
         return None
     return fires
 

@@ -7,6 +7,7 @@ width. It is independent of the particles, so using it keeps every method exact.
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,11 +65,15 @@ class Rehearsal:
                 "This rehearsal holds moments only; make a full one with sg.rehearse."
             )
         log_snr = max(LOWEST, -2 * math.log(t.ratio) if t.ratio < math.inf else -math.inf)
-        last = len(self.log_snr) - 1
-        right = int(torch.searchsorted(self.log_snr, log_snr).clamp(1, last))
-        low, high = float(self.log_snr[right - 1]), float(self.log_snr[right])
+        right = min(max(1, bisect_left(self._bank, log_snr)), len(self._bank) - 1)
+        low, high = self._bank[right - 1], self._bank[right]
         weight = min(max((log_snr - low) / (high - low), 0.0), 1.0)
         return (1 - weight) * values[right - 1] + weight * values[right]
+
+    @cached_property
+    def _bank(self) -> list[float]:
+        """`log_snr` where looking at it costs nothing."""
+        return [] if self.log_snr is None else self.log_snr.tolist()
 
     @cached_property
     def residual_variance(self) -> Tensor:

@@ -1,8 +1,8 @@
 """What is kept of each step, and the check that its weights are legal."""
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +73,7 @@ def step_info(
 def _illegal(log_w: Tensor, log_mean: Tensor) -> Tensor:
     """Number of illegal weights per system, (S,); N where all are zero. One that is NaN or +inf makes the
     mean so, which on the CPU is looked at first."""
-    if weights.looking_is_free(log_w.device) and np.isfinite(log_mean.numpy()).all():
+    if weights.looking_is_free(log_w.device) and math.isfinite(log_mean.sum()):
         return torch.zeros_like(log_mean, dtype=torch.long)
     N = log_w.shape[1]
     illegal = N - (log_w < torch.inf).sum(1)
@@ -106,9 +106,9 @@ def raise_if_degenerate(
         DegenerateWeights: with the whole trace, at the first illegal step.
     """
     flags = [info.bad for info in trace[since:]]
-    bad = (torch.stack(flags) if len(flags) > 1 else flags[0][None]).cpu()
-    if not bad.numpy().any():
+    if not (torch.stack(flags) if len(flags) > 1 else flags[0]).any():
         return
+    bad = torch.stack(flags).cpu()
     row = int(bad.any(1).nonzero()[0])
     system = int(bad[row].nonzero()[0])
     info, count = trace[since + row], int(bad[row, system])
