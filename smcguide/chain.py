@@ -7,6 +7,8 @@ Where the grid goes up again (`grids.recurrent`), the transition is the noising 
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -51,7 +53,11 @@ class BaseChain(FeynmanKac):
 
     def is_noising(self, k: int) -> bool:
         """Whether transition k goes back to more noise."""
-        return self.levels[k + 1].ratio > self.levels[k].ratio
+        return self._rises[k]
+
+    @cached_property
+    def _rises(self) -> Sequence[bool]:
+        return [s.ratio > t.ratio for t, s in pairwise(self.levels)]
 
     def std(self, k: int) -> float:
         """Standard deviation of transition k (its mean over coordinates)."""

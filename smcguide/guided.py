@@ -146,8 +146,8 @@ class GuidedDiffusion(LookAhead):
         """
 
         def work(i: slice) -> dict[str, Tensor]:
-            here, z_i = cut(carry, i, x.shape[1]), z[:, i]
-            base, q = self.kernels(k, x[:, i], here)
+            here, (x_i, z_i) = cut(carry, i, x, z)
+            base, q = self.kernels(k, x_i, here)
             if pinned is not None and i.start == 0 and not base.is_dirac:
                 z_i = torch.cat([q.noise_of(pinned["x"][:, None], slice(0, 1)), z_i[:, 1:]], 1)
             x_s = q.sample(z_i)

@@ -1,6 +1,6 @@
 """What a proposal may ask about one step of one chunk of particles (`proposals.base.Step`)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -82,11 +82,13 @@ class ChunkStep:
         return self.model.denoise(x, t)
 
 
-def cut(fields: Mapping[str, Tensor], i: slice, num: int) -> Mapping[str, Tensor]:
-    """The fields (S, num, ...) of the particles i."""
-    if i == slice(0, num):
-        return fields
-    return {name: a[:, i] for name, a in fields.items()}
+def cut(
+    fields: Mapping[str, Tensor], i: slice, *tensors: Tensor
+) -> tuple[Mapping[str, Tensor], Sequence[Tensor]]:
+    """The particles i of fields and tensors (S, N, ...), as they are where that is all of them."""
+    if i == slice(0, tensors[0].shape[1]):
+        return fields, tensors
+    return {name: a[:, i] for name, a in fields.items()}, [a[:, i] for a in tensors]
 
 
 def present(fields: Mapping[str, T | None]) -> dict[str, T]:

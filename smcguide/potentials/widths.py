@@ -97,10 +97,12 @@ class Linear(Widened):
         fixed = not (cost.y.requires_grad or cost.std.requires_grad)
         given = getattr(getattr(cost, "operator", None), "matrix", None)
         self._is_matrix = fixed and isinstance(given, Tensor)
-        self._whitened: Kept[Level, tuple[Tensor, Tensor]] = Kept(
-            lambda t: (self.whitener[t].inverse @ A, linear(cost.y / cost.std, self.whitener[t].inverse)),
-            A.numel(),
-        )
+
+        def whitened(t: Level) -> tuple[Tensor, Tensor]:
+            inverse = self.whitener[t].inverse
+            return (inverse @ A).T, (cost.y / cost.std) @ inverse.T
+
+        self._whitened: Kept[Level, tuple[Tensor, Tensor]] = Kept(whitened, A.numel())
 
     def law(self, t: Level) -> tuple[Tensor | None, Tensor]:
         return None, (self.factor * t.prior_width(self.variance)) @ self.factor.T
@@ -109,7 +111,7 @@ class Linear(Widened):
         if not self._is_matrix:  # an operator may be cheaper than its matrix
             return super().residual(look)
         matrix, y = self._whitened[look.t]
-        return y - linear(look.x0_hat.flatten(2).double(), matrix)
+        return y - look.x0_hat.flatten(2).double() @ matrix
 
 
 class Masked(Widened):
