@@ -152,7 +152,10 @@ def _resample(model: FeynmanKac, plan: Plan, state: State, fires: Tensor) -> Ten
     if model.chain_length > 1:
         chosen = chosen.repeat_interleave(model.chain_length, 1)
     ancestors = torch.where(fires[:, None], chosen, _own(model, plan))
-    state.log_z = state.log_z + torch.where(fires, weights.log_mean_exp(log_w), 0.0)
-    particles = plan.population.take(state.particles, ancestors)
-    state.particles = particles.reweighted(particles.log_w.masked_fill(fires[:, None], 0.0))
+    known = state.info
+    so_far = state.log_z + weights.log_mean_exp(log_w) if known is None else known.log_evidence
+    state.log_z = torch.where(fires, so_far, state.log_z)
+    # weights of a system are those that its particles have where they are, or all new
+    carried = state.particles.log_w.masked_fill(fires[:, None], 0.0)
+    state.particles = plan.population.take(state.particles, ancestors, carried)
     return ancestors

@@ -37,6 +37,7 @@ class Population:
         """Ancestors (S, M) in the order that suits the places best; a resampler's order means nothing."""
         return ancestors
 
-    def take(self, particles: Particles, ancestors: Tensor) -> Particles:
-        """The particles for the slots here, copies of `ancestors` (S, N) of the whole population."""
-        return particles.take(ancestors)
+    def take(self, particles: Particles, ancestors: Tensor, log_w: Tensor) -> Particles:
+        """The particles for the slots here, copies of `ancestors` (S, N) of the whole population, with
+        log-weights `log_w` (S, n)."""
+        return particles.take(ancestors, log_w)

@@ -99,8 +99,9 @@ class Particles:
     eve: Tensor
     carry: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def take(self, ancestors: Tensor) -> "Particles":
-        """The population of `ancestors` (S, N): every per-particle field is gathered, here only."""
+    def take(self, ancestors: Tensor, log_w: Tensor | None = None) -> "Particles":
+        """The population of `ancestors` (S, N): every per-particle field is gathered, here only; log_w
+        unless it is given."""
         S, N = ancestors.shape
         flat = ancestors.flatten()
         if S > 1:
@@ -112,7 +113,7 @@ class Particles:
 
         return Particles(
             gather(self.x),
-            gather(self.log_w),
+            gather(self.log_w) if log_w is None else log_w,
             gather(self.eve),
             {name: gather(a) for name, a in self.carry.items()},
         )

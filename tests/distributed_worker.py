@@ -125,7 +125,9 @@ def shards(folder):
         place = Sharded(world, N)
         ancestors = chosen if name == "as drawn" else place.arrange(chosen)
         before = world.traffic["moved"]
-        taken = fields(place.take(part(whole, place.places(N)), ancestors))
+        here = place.places(N)
+        log_w = whole.log_w.gather(1, ancestors)
+        taken = fields(place.take(part(whole, here), ancestors, log_w[:, here]))
         bytes_moved[name] = world.traffic["moved"] - before
         for kind, a in fields(whole.take(ancestors)).items():
             assert torch.equal(taken[kind], a[:, place.places(N)]), kind

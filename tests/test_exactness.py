@@ -283,8 +283,8 @@ def test_planted_cache_not_gathered_T6(monkeypatch) -> None:
 
     right = Particles.take
 
-    def wrong(self, ancestors):
-        taken = right(self, ancestors)
+    def wrong(self, ancestors, *log_w):
+        taken = right(self, ancestors, *log_w)
         return Particles(taken.x, taken.log_w, taken.eve, self.carry)
 
     monkeypatch.setattr(Particles, "take", wrong)

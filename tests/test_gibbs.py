@@ -251,11 +251,11 @@ def test_planted_stale_cache_of_the_path_is_caught_A3(monkeypatch) -> None:
     """After a change of its past slot 0 divides out the old one's twist."""
     right = Particles.take
 
-    def wrong(self, ancestors):
-        carry = {name: a.clone() for name, a in right(self, ancestors).carry.items()}
+    def wrong(self, ancestors, *log_w):
+        carry = {name: a.clone() for name, a in right(self, ancestors, *log_w).carry.items()}
         for name, a in carry.items():
             a[:, 0] = self.carry[name][:, 0]
-        return dataclasses.replace(right(self, ancestors), carry=carry)
+        return dataclasses.replace(right(self, ancestors, *log_w), carry=carry)
 
     monkeypatch.setattr(Particles, "take", wrong)
     with pytest.raises(AssertionError, match="z_test"):

@@ -237,8 +237,8 @@ def test_planted_bug_in_a_move_is_caught_T6(monkeypatch, move, name, wrong) -> N
 def test_planted_parents_not_gathered_is_caught_T6(monkeypatch) -> None:
     right = Particles.take
 
-    def wrong(self, ancestors):
-        taken = right(self, ancestors)
+    def wrong(self, ancestors, *log_w):
+        taken = right(self, ancestors, *log_w)
         return replace(taken, carry={**taken.carry, "parent_mean": self.carry["parent_mean"]})
 
     model = moving_model(PCN(1.0, num_moves=3), Tilt())

@@ -132,8 +132,8 @@ def test_planted_memory_not_gathered_A8(mode, lost, truth, monkeypatch):
     and read by moves only: here it does not matter.)"""
     right = Particles.take
 
-    def wrong(self, ancestors):
-        taken = right(self, ancestors)
+    def wrong(self, ancestors, *log_w):
+        taken = right(self, ancestors, *log_w)
         stale = {name: field for name, field in self.carry.items() if name == lost}
         return Particles(taken.x, taken.log_w, taken.eve, {**taken.carry, **stale})
 

@@ -72,9 +72,8 @@ class Sharded(Population):
             ancestors = self.world.from_first(ancestors)
         return at_home(ancestors, self._N, self.world.size)
 
-    def take(self, particles: Particles, ancestors: Tensor) -> Particles:
+    def take(self, particles: Particles, ancestors: Tensor, log_w: Tensor) -> Particles:
         here = self.places(ancestors.shape[1])
-        log_w = self.whole(particles.log_w).gather(1, ancestors[:, here])
         eves = self.whole(particles.eve).gather(1, ancestors)
         eve = eves[:, here].contiguous()
         todo = moves(ancestors, self.world.rank, self.world.size)

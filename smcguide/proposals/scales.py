@@ -85,7 +85,8 @@ class Scale(ABC):
         size = self.size(look, slope, ahead)
         if isinstance(size, Tensor):
             size = size.to(slope.dtype).reshape(*size.shape, *[1] * (slope.ndim - size.ndim))
-        return weight * size * slope
+            return weight * size * slope
+        return slope if weight * size == 1 else weight * size * slope
 
     @abstractmethod
     def size(
