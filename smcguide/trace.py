@@ -17,7 +17,8 @@ HERE = Population()
 
 def _distinct(index: Tensor) -> Tensor:
     """Number of distinct entries per row of (S, N) indices below N."""
-    return torch.zeros_like(index, dtype=torch.bool).scatter_(1, index, True).sum(1)
+    counts = torch.zeros_like(index).scatter_add_(1, index, torch.ones_like(index))
+    return counts.clamp_(max=1).sum(1)
 
 
 def step_info(
