@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from smcguide.moved import Shift, share, versions
-from smcguide.sums import row_sums
+from smcguide.sums import row_norms, row_sums
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Gaussian:
             return replace(self, mean=self.mean + delta, memory=memory)
         if self.is_dirac and trust < math.inf:
             return replace(self, memory=memory)
-        size = torch.linalg.vector_norm(delta.flatten(2), dim=-1)
+        size = row_norms(delta.flatten(2))
         if trust == math.inf:  # there may be no noise to measure it with
             factor = torch.full_like(size, times)
         else:
@@ -132,7 +132,7 @@ class Gaussian:
             length, along = shift.in_stds(z)
         else:
             d = (proposal.mean - self.mean).div_(self.std).flatten(2)
-            length = torch.linalg.vector_norm(d, dim=-1)
+            length = row_norms(d)
             along = row_sums(d.mul_(z.flatten(2)))
         kl = length.double().square_().div_(2)
         return -(along.double() + kl), kl

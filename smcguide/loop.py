@@ -156,6 +156,6 @@ def _resample(model: FeynmanKac, plan: Plan, state: State, fires: Tensor) -> Ten
     so_far = state.log_z + weights.log_mean_exp(log_w) if known is None else known.log_evidence
     state.log_z = torch.where(fires, so_far, state.log_z)
     # weights of a system are those that its particles have where they are, or all new
-    carried = state.particles.log_w.masked_fill(fires[:, None], 0.0)
+    carried = torch.where(fires[:, None], 0.0, state.particles.log_w)
     state.particles = plan.population.take(state.particles, ancestors, carried)
     return ancestors

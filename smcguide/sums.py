@@ -13,3 +13,10 @@ def row_sums(a: Tensor) -> Tensor:
     if n >= _FEW or torch.is_autocast_enabled(a.device.type):  # which would round a product
         return a.sum(-1)
     return a @ a.new_ones(n)
+
+
+def row_norms(a: Tensor) -> Tensor:
+    """(..., n) -> (...), Euclidean lengths; not to be differentiated at 0."""
+    if a.shape[-1] >= _FEW:
+        return torch.linalg.vector_norm(a, dim=-1)
+    return row_sums(a.square()).sqrt_()

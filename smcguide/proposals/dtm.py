@@ -135,7 +135,8 @@ class DTM(Proposal):
         if self.solver == "gauss_newton":
             u, x0_hat = gauss_newton(base, look, step, gamma, self.guide, self.num_iters)
         else:
-            u, x0_hat = self._descend(objective, gamma, look, step)
+            u, size, x0_hat = self._descend(objective, gamma, look, step)
+            gamma = size * gamma
         x = look.x + gamma * u if isinstance(gamma, Tensor) else torch.add(look.x, u, alpha=gamma)
         delta = (step.base_of(x, x0_hat) if self.reuse else step.base_at(x)).mean - base.mean
         return base.moved(delta, self.trust, memory=u if self.warm_start else None)
@@ -156,17 +157,24 @@ class DTM(Proposal):
         gamma: float | Tensor,
         look: Look,
         step: Step,
-    ) -> tuple[Tensor, Tensor]:
-        """The control after `num_iters` gradient steps and, for re-use, the denoised estimate there to
-        first order from that of the last of them; the loss is a sum over particles."""
-        warm = self.warm_start and step.memory is not None
-        u = step.memory if warm and step.memory is not None else torch.zeros_like(look.x)
+    ) -> tuple[Tensor, float | Tensor, Tensor]:
+        """The control after `num_iters` gradient steps: a tensor, and what to multiply it by; and, for
+        re-use, the denoised estimate there to first order from that of the last of them. The loss is a
+        sum over particles."""
         default = 1.0 if self.objective == "kl" else 0.01
         rate = default if self.learning_rate is None else self.learning_rate
         rate = rate * (1 - step.progress) if self.decay else rate
-        descend = sgd if self.solver == "sgd" else adam
-        last, x0_hat = u, look.x0_hat
         slope = look.grad if self.needs_gradient else look.guide_grad
+        last: Tensor | float = 0.0
+        x0_hat = look.x0_hat
+        if slope is not None and self.solver == "sgd":  # at u = 0 the penalties are flat
+            if self.num_iters == 1 and not self.reuse:
+                return slope, rate * gamma, x0_hat
+            u, done = (rate * gamma) * slope, 1
+        elif self.warm_start and step.memory is not None:
+            u, done = step.memory, 0
+        else:
+            u, done = torch.zeros_like(look.x), 0
 
         def loss(u: Tensor) -> Tensor:
             nonlocal last, x0_hat
@@ -175,12 +183,13 @@ class DTM(Proposal):
             return value
 
         def gradient(i: int, u: Tensor) -> Tensor:
-            if i == 0 and slope is not None:  # at u = 0 the penalties are flat
+            if i == 0 and slope is not None:
                 return -gamma * slope
             return step.gradient(loss, u)
 
-        u = descend(u, gradient, rate, self.num_iters)
+        descend = sgd if self.solver == "sgd" else adam
+        u = descend(u, gradient, rate, range(done, self.num_iters))
         if self.reuse:
             gain = step.t.alpha / (step.t.alpha**2 + step.t.sigma**2)
             x0_hat = x0_hat + gain * gamma * (u - last)
-        return u, x0_hat
+        return u, 1.0, x0_hat
