@@ -31,7 +31,7 @@ class Level:
     def prior_width(self, variance: Tensor) -> Tensor:
         """(1 / V + alpha^2 / sigma^2)^-1, the variance of x_0 given x_t under a prior N(., V)."""
         precision = (self.alpha / self.sigma) ** 2 if self.sigma > 0 else math.inf
-        return (1 / (1 / variance + precision)).clamp(max=1e12)
+        return (variance.reciprocal() + precision).reciprocal().clamp(max=1e12)
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,13 @@ class Widened(ABC):
         r = r if law.shift is None else r - law.shift
         return r * law.inverse if law.inverse.ndim == 1 else linear(r, law.inverse)
 
+    def square(self, look: Look) -> Tensor:
+        """Its squared length (S, N)."""
+        return row_sums(self.residual(look).square())
+
     def log_value(self, look: Look) -> Tensor:
         """Log-density (S, N) of y."""
-        square = row_sums(self.residual(look).square())
-        return torch.sub(self.whitener[look.t].peak, square, alpha=0.5)
+        return torch.sub(self.whitener[look.t].peak, self.square(look), alpha=0.5)
 
 
 class Linear(Widened):
@@ -100,7 +103,7 @@ class Linear(Widened):
 
         def whitened(t: Level) -> tuple[Tensor, Tensor]:
             inverse = self.whitener[t].inverse
-            return (inverse @ A).T, (cost.y / cost.std) @ inverse.T
+            return inverse @ A, inverse @ (cost.y / cost.std).permute(2, 0, 1).flatten(1)
 
         self._whitened: Kept[Level, tuple[Tensor, Tensor]] = Kept(whitened, A.numel())
 
@@ -110,8 +113,17 @@ class Linear(Widened):
     def residual(self, look: Look) -> Tensor:
         if not self._is_matrix:  # an operator may be cheaper than its matrix
             return super().residual(look)
+        return self._rows(look).permute(1, 2, 0)
+
+    def square(self, look: Look) -> Tensor:
+        return self._rows(look).square().sum(0) if self._is_matrix else super().square(look)
+
+    def _rows(self, look: Look) -> Tensor:
+        """The residual as (m, S, N): products and sums of a few long rows are fast."""
         matrix, y = self._whitened[look.t]
-        return y - look.x0_hat.flatten(2).double() @ matrix
+        S, N = look.x0_hat.shape[:2]
+        x0_hat = look.x0_hat.reshape(S * N, -1).double()
+        return y[:, :, None] - (matrix @ x0_hat.T).view(-1, S, N)
 
 
 class Masked(Widened):

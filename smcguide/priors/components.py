@@ -44,7 +44,6 @@ class OneShape(Components):
         self._directions = t.alpha * m / u
         self._log_w = (log_w - t.alpha**2 * (m.square() / u).sum(-1) / 2)[:, None]
         self._gain, self._rest = t.alpha * v / u, t.sigma**2 / u * m
-        self._log_norm = torch.log(2 * math.pi * u).sum() / 2
 
     def _log_joint(self, z: Tensor) -> Tensor:
         """log of weight times density of each component, but for what all share, (K, M)."""
@@ -58,8 +57,8 @@ class OneShape(Components):
 
     def log_prob(self, x: Tensor) -> Tensor:
         z = x if self._U is None else x @ self._U
-        shared = (z.square() / self._u).sum(-1) / 2 + self._log_norm
-        return log_sum_exp(self._log_joint(z), 0) - shared
+        shared = (z.square() / self._u).sum(-1) + torch.log(2 * math.pi * self._u).sum()
+        return log_sum_exp(self._log_joint(z), 0) - shared / 2
 
 
 class ManyShapes(Components):
