@@ -16,14 +16,18 @@ EXAMPLE = "tests/test_examples.py::test_an_example_runs_to_its_end_and_makes_its
 LONG = (
     *(f"{EXAMPLE}[{name}]" for name in (
         "unknown_noise", "hierarchical", "model_comparison", "blind_deconvolution",
-        "source_separation", "numpyro_quickstart",
+        "source_separation", "numpyro_quickstart", "pyro_quickstart",
     )),
+    "tests/test_examples.py::test_train_digits_saves_a_loadable_prior",
     "tests/test_examples.py::test_the_examples_of_diagnostics_run_to_their_ends",
     "tests/test_examples.py::test_benchmark_",
     "tests/test_examples.py::test_compare_methods",
     "tests/test_docs.py::test_the_code_of_a_page_runs[trust]",
     "tests/test_network_speed.py::test_evidence_and_mean_of_digits_are_those_of_float32",
     "tests/test_benchmarks_network.py::test_a_case_in_a_process_of_its_own",
+    "tests/test_benchmarks_network.py::test_memory_makes_a_table_and_a_figure",
+    "tests/test_benchmarks_speed.py::test_one_command_writes_tables_machine_and_figure",
+    "tests/test_benchmarks_speed.py::test_two_processes_are_started_and_compared",
 )  # fmt: skip
 
 
