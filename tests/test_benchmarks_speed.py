@@ -14,6 +14,7 @@ import smcguide as sg
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import compiled_step
 import growth
 import hallucination
 import overhead
@@ -288,3 +289,10 @@ def test_without_write_the_tables_are_printed(tmp_path: Path, capsys) -> None:
 def test_the_documentation_has_a_place_for_every_part() -> None:
     for name in speed.PARTS:
         page.place(f"speed:{name}", page.DOCS)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_computes_what_the_step_does() -> None:
+    (row,) = compiled_step.main(["--sizes", "64"])
+    assert row["apart"] < 1e-12
+    assert min(row[name] for name in ("plain", "compiled", "once", "ours")) > 0
