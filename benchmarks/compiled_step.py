@@ -2,9 +2,9 @@ r"""What a compiler could make of the step: one written by hand, as it is and co
 
 The step is that of the 25 Gaussians with the gradient of the value: kernel, shift within the trust
 radius, density ratio, denoiser, value, gradient, ESS and mean weight, without random numbers and
-selection, which no compiler fuses. Levels are numbers in a tensor, so that one compilation serves all steps; the
-library's are Python numbers. Beside it the library's step, with all it does. Seconds by the clock, least
-of many calls.
+selection, which no compiler fuses. Levels are numbers in a tensor, so that one compilation serves all
+steps; the library's are Python numbers. Beside it the library's step, with all it does. Seconds by the
+clock, least of many calls.
 
     python benchmarks/compiled_step.py [--sizes 1000,10000]
 """
