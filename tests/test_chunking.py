@@ -46,8 +46,8 @@ class Limited(sg.priors.GaussianMixture):
 def model(chunk_size="auto", proposal="gradient", prior=None, cost=COST, **parts):
     usual = {"potential": sg.potentials.Tweedie(), "times": sg.grids.karras(6)}
     return sg.GuidedDiffusion(
-        prior or Limited(), cost, kernel=sg.kernels.DDPM(), proposal=PROPOSALS[proposal],
-        chunk_size=chunk_size, **{**usual, **parts},
+        prior or Limited(), cost, kernel=sg.kernels.DDPM(),
+        proposal=PROPOSALS.get(proposal, proposal), chunk_size=chunk_size, **{**usual, **parts},
     )  # fmt: skip
 
 
@@ -133,7 +133,8 @@ def test_more_work_gets_smaller_chunks(little_room):
 def test_a_level_where_a_proposal_has_nothing_to_do_says_nothing_about_the_others(little_room):
     prior = Limited()
     prior.schedule = sg.schedules.RectifiedFlow()
-    auto = model(proposal="control", prior=prior, times=sg.grids.uniform(6))
+    busy = sg.proposals.DTM(num_iters=2, solver="adam")
+    auto = model(proposal=busy, prior=prior, times=sg.grids.uniform(6))
     run(auto)
     assert auto.chunk_sizes["transition from pure noise"] > auto.chunk_sizes["transition"]
 

@@ -322,9 +322,9 @@ def kinetic_forgotten(target, move, theta, log_psi, z, u):
     }
 
 
-def theta_left_behind(self, ancestors, right=Particles.take):
+def theta_left_behind(self, ancestors, log_w=None, right=Particles.take):
     """theta is not gathered."""
-    taken = right(self, ancestors)
+    taken = right(self, ancestors, log_w)
     return replace(taken, carry={**taken.carry, "theta": self.carry["theta"]})
 
 
