@@ -107,8 +107,8 @@ def all_smc(peers: Sequence[Process], fast: bool, folder: Path) -> list[dict[str
 
 
 def all_errors(azula: Process | None, fast: bool, folder: Path) -> Curves:
-    cases, sizes = CASES, {250: 16, 1000: 12, 4000: 8, 16000: 4}  # N: runs
-    lengths = (12, 25, 50, 100)
+    cases, sizes = CASES, {250: 16, 1000: 16, 4000: 10, 16000: 4}  # N: runs
+    lengths = (12, 25, 35, 50, 100)
     if fast:
         cases, sizes, lengths = CASES[:1], {32: 2, 64: 2}, (10,)
     curves = measure(azula, cases, sizes, lengths, folder)

@@ -44,7 +44,7 @@ class LookAhead(BaseChain):
         """Denoise states x (S, n, *E) after k transitions and value them; differentiable where
         gradients are on. `carry` tells of their past."""
         look, log_psi, _ = self._evaluate(x, self._step(k, carry or {}), guide or self.potential)
-        return replace(look, log_psi=_positive(log_psi))
+        return replace(look, log_psi=_nonzero(log_psi))
 
     def look_ahead(self, k: int, x: Tensor, carry: Carry) -> dict[str, Tensor]:
         """One network evaluation of states x after k transitions, for the weight of the step that led
@@ -66,19 +66,20 @@ class LookAhead(BaseChain):
             seed = torch.ones_like(log_psi)
             if guide is not None:
                 look, log_psi, memory = self._evaluate(look.x, step, self.potential, look.x0_hat)
+                log_psi = log_psi.detach()
             out = {"x0_hat": look.x0_hat.detach()}
             out["grad" if guide is None else "guide_grad"] = vjp(seed)
         else:
             look, log_psi, memory = self._evaluate(x, step, self.potential)
             out = {"x0_hat": look.x0_hat}
-        out["log_psi"] = _positive(log_psi)
+        out["log_psi"] = _nonzero(log_psi)
         return out if memory is None else out | {"psi_memory": memory.detach()}
 
     def value_of(self, k: int, x: Tensor, carry: Carry) -> Tensor:
         """log psi of states x that have been looked at, under the parameters in `carry`; without the
         network where a value can do without its Jacobian."""
         step = self._step(k, carry)
-        return _positive(self._evaluate(x, step, self.potential, carry["x0_hat"])[1])
+        return _nonzero(self._evaluate(x, step, self.potential, carry["x0_hat"])[1])
 
     def wants_gradient(self, k: int) -> bool:
         """Whether somebody besides the proposal wants the gradient of the value after k transitions."""
@@ -161,8 +162,9 @@ class LookAhead(BaseChain):
         return count
 
 
-def _positive(log_psi: Tensor) -> Tensor:
+def _nonzero(log_psi: Tensor) -> Tensor:
     """Values of 0, -inf, as NaN: before the end they would lose mass for good, and the engine says so."""
     if log_psi.requires_grad:
         return log_psi.masked_fill(torch.isneginf(log_psi), torch.nan)
-    return log_psi.nan_to_num(torch.nan, torch.inf, torch.nan)  # the same in one pass
+    # the same in one pass, without a gradient
+    return log_psi.nan_to_num(torch.nan, torch.inf, torch.nan)

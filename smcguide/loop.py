@@ -57,7 +57,8 @@ class State:
         particles: the population here.
         log_z: (S,) evidence of the resamplings so far.
         noise, selection: the two streams of random numbers, where they stand.
-        info: the record of the last step; None where the particles have changed since.
+        info: the record of the last step, whose ESS and evidence the next one goes on from; None where
+            the particles have changed since.
     """
 
     k: int
@@ -155,7 +156,7 @@ def _resample(model: FeynmanKac, plan: Plan, state: State, fires: Tensor) -> Ten
     known = state.info
     so_far = state.log_z + weights.log_mean_exp(log_w) if known is None else known.log_evidence
     state.log_z = torch.where(fires, so_far, state.log_z)
-    # weights of a system are those that its particles have where they are, or all new
+    # a system that does not fire keeps its particles in their places, and their weights
     carried = torch.where(fires[:, None], 0.0, state.particles.log_w)
     state.particles = plan.population.take(state.particles, ancestors, carried)
     return ancestors

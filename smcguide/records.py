@@ -6,7 +6,7 @@ same layout with fewer particles. Values and log-weights are (S, N) and float64.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -100,8 +100,8 @@ class Particles:
     carry: Mapping[str, Tensor] = field(default_factory=dict)
 
     def take(self, ancestors: Tensor, log_w: Tensor | None = None) -> "Particles":
-        """The population of `ancestors` (S, N): every per-particle field is gathered, here only; log_w
-        unless it is given."""
+        """The population of `ancestors` (S, N): every per-particle field is gathered, here only. A given
+        log_w (S, N) is the new one as it is."""
         S, N = ancestors.shape
         flat = ancestors.flatten()
         if S > 1:
@@ -117,10 +117,6 @@ class Particles:
             gather(self.eve),
             {name: gather(a) for name, a in self.carry.items()},
         )
-
-    def reweighted(self, log_w: Tensor) -> "Particles":
-        """The same population with other log-weights."""
-        return replace(self, log_w=log_w)
 
 
 @dataclass(frozen=True)

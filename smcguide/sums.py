@@ -16,7 +16,7 @@ def row_sums(a: Tensor) -> Tensor:
 
 
 def row_norms(a: Tensor) -> Tensor:
-    """(..., n) -> (...), Euclidean lengths; not to be differentiated at 0."""
-    if a.shape[-1] >= _FEW:
+    """(..., n) -> (...), Euclidean lengths."""
+    if a.shape[-1] >= _FEW or a.device.type != "cpu" or a.requires_grad:  # a root has no slope at 0
         return torch.linalg.vector_norm(a, dim=-1)
     return row_sums(a.square()).sqrt_()

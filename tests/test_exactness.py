@@ -4,6 +4,7 @@ The oracle is the law of x_0 under the coarse chain itself, not the data law: se
 `smcguide.testing.gaussian_chain`.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
@@ -267,7 +268,8 @@ def test_planted_dropped_weights_when_not_resampling_T6(monkeypatch) -> None:
 
     def wrong(model, plan, state, fires):
         ancestors = right(model, plan, state, fires)
-        state.particles = state.particles.reweighted(torch.zeros_like(state.particles.log_w))
+        log_w = torch.zeros_like(state.particles.log_w)
+        state.particles = dataclasses.replace(state.particles, log_w=log_w)
         return ancestors
 
     trigger = sg.triggers.ess_below(0.9)

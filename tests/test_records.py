@@ -249,12 +249,20 @@ def test_take_leaves_the_old_population_alone():
     assert torch.equal(before.x, kept.x)
 
 
-def test_reweighted_changes_the_weights_only():
-    before = population()
-    after = before.reweighted(torch.zeros(2, 4, dtype=F64))
-    assert (after.log_w == 0).all()
-    assert after.x is before.x
-    assert after.carry is before.carry
+@pytest.mark.parametrize("d", [3, 40])
+def test_a_move_by_nothing_has_a_gradient(d):
+    base, size = Gaussian(torch.zeros(1, 2, d), 0.5), torch.ones((), requires_grad=True)
+    delta = size * torch.tensor([0.0, 1.0])[:, None].expand(1, 2, d)
+    (slope,) = torch.autograd.grad(base.moved(delta, trust=1e3).mean.sum(), size)
+    torch.testing.assert_close(slope, torch.tensor(float(d)))
+
+
+def test_given_weights_are_taken_as_they_are():
+    before, ancestors = population(), torch.tensor([[3, 3, 0, 1], [2, 0, 0, 2]])
+    log_w = randn(2, 4, seed=5)
+    after = before.take(ancestors, log_w)
+    assert after.log_w is log_w
+    assert torch.equal(after.eve, before.take(ancestors).eve)
 
 
 @pytest.mark.parametrize("record", [Particles, Gaussian, Look, Level, Moments])

@@ -93,6 +93,14 @@ def test_a_guide_that_nobody_has_looked_at_is_asked_then():
     assert "guide_grad" not in moving.look_ahead(1, state.x, {})
 
 
+@pytest.mark.parametrize("guide", [None, Tweedie(1.0)], ids=repr)
+def test_a_look_ahead_keeps_no_graph(guide):
+    task = model(Gradient(guide=guide))
+    x = task.initial((1, PARTICLES), torch.Generator().manual_seed(0)).x
+    found = task.look_ahead(1, x, {})  # where gradients are on
+    assert len(found) == 3 and not any(a.requires_grad for a in found.values())
+
+
 def test_parts_of_a_combination_follow_their_own_guides():
     a, b = Gradient(guide=Tweedie(0.2)), Gradient(guide=Tweedie(0.9))
     task = model(Combined((CleanGradient(scale=0.01), a, b)))

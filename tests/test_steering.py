@@ -1,5 +1,6 @@
 """FK steering: tilted moments for all three modes, what a particle remembers, and planted bugs."""
 
+import dataclasses
 import math
 
 import pytest
@@ -186,7 +187,8 @@ def test_planted_weights_dropped_where_nothing_is_resampled_A8(mode, truth, monk
 
     def wrong(model, plan, state, fires):
         ancestors = right(model, plan, state, fires)
-        state.particles = state.particles.reweighted(torch.zeros_like(state.particles.log_w))
+        log_w = torch.zeros_like(state.particles.log_w)
+        state.particles = dataclasses.replace(state.particles, log_w=log_w)
         return ancestors
 
     model, trigger = build(steering(mode)), sg.triggers.ess_below(0.5)

@@ -6,7 +6,7 @@ every process comes to the same ancestors. A run differs from one in a single pr
 numbers only: Z is unbiased, whatever N and R.
 
 Traffic of a process: S n log-weights to each other one per step; at a resampling the particles that must
-move, and no more (`assignment`). Families and carried log-weights are known everywhere and never sent.
+move, and no more (`assignment`). Families are known everywhere and never sent.
 """
 
 from collections.abc import Mapping

@@ -25,7 +25,7 @@ def sgd(
 def adam(
     u: Tensor, gradient: Callable[[int, Tensor], Tensor], rate: float, iters: Iterable[int]
 ) -> Tensor:
-    """u after steps of a fresh Adam, iterations 0, 1, ..."""
+    """u after steps of a fresh Adam; its iterations begin at 0."""
     m, v = torch.zeros_like(u), torch.zeros_like(u)
     for i in iters:
         g = gradient(i, u)

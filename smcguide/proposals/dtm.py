@@ -158,16 +158,17 @@ class DTM(Proposal):
         look: Look,
         step: Step,
     ) -> tuple[Tensor, float | Tensor, Tensor]:
-        """The control after `num_iters` gradient steps: a tensor, and what to multiply it by; and, for
-        re-use, the denoised estimate there to first order from that of the last of them. The loss is a
-        sum over particles."""
+        """(u, size, x0_hat): the control after `num_iters` gradient steps is size * u, where size is 1
+        but after a single step from 0; x0_hat is, for re-use, the denoised estimate there to first order
+        from that of the last step. The loss is a sum over particles."""
         default = 1.0 if self.objective == "kl" else 0.01
         rate = default if self.learning_rate is None else self.learning_rate
         rate = rate * (1 - step.progress) if self.decay else rate
         slope = look.grad if self.needs_gradient else look.guide_grad
         last: Tensor | float = 0.0
         x0_hat = look.x0_hat
-        if slope is not None and self.solver == "sgd":  # at u = 0 the penalties are flat
+        # the slope is that at u = 0, where the penalties are flat: it makes the first step
+        if slope is not None and self.solver == "sgd":
             if self.num_iters == 1 and not self.reuse:
                 return slope, rate * gamma, x0_hat
             u, done = (rate * gamma) * slope, 1

@@ -86,7 +86,8 @@ class Scale(ABC):
         if isinstance(size, Tensor):
             size = size.to(slope.dtype).reshape(*size.shape, *[1] * (slope.ndim - size.ndim))
             return weight * size * slope
-        return slope if weight * size == 1 else weight * size * slope
+        length = weight * size
+        return slope if isinstance(length, float) and length == 1 else length * slope
 
     @abstractmethod
     def size(
