@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from page import spread, table
-from step import F32, F64, PROPOSALS, Floor, library, network
+from step import F32, F64, OTHERS, PROPOSALS, Floor, library, network
 from tqdm import tqdm
 from turns import interleaved
 
@@ -68,7 +68,7 @@ def measure(case: Case, budget: float) -> tuple[list[float], list[float]]:
 
 
 def cases(fast: bool, device: str) -> Iterator[Case]:
-    """Every size with every proposal, and two sizes with every resampler."""
+    """Every size with three proposals, and two sizes with all others and every resampler."""
     sizes = [(1, 100, 8), (64, 100, 8)] if fast else SIZES
     for S, N, d in sizes:
         large = S * N * d > LARGE
@@ -78,6 +78,8 @@ def cases(fast: bool, device: str) -> Iterator[Case]:
     for S, N, d in sizes if fast else [(1, 10**4, 8), (64, 10**4, 8)]:
         for resampler in RESAMPLERS[1:]:
             yield Case(S, N, d, "Bootstrap", resampler, F32, device)
+        for proposal in OTHERS:
+            yield Case(S, N, d, proposal, RESAMPLERS[0], F32, device)
 
 
 Found = dict[Case, tuple[list[float], list[float]]]
@@ -120,14 +122,19 @@ def report(found: Found) -> str:
         [type(r).__name__, *[cell(found, Case(*s, "Bootstrap", r, F32, device)) for s in there]]
         for r in RESAMPLERS
     ]
-    columns = ["resampler", *["S = {}, N = {}, d = {}".format(*size) for size in there]]
-    parts += ["Resamplers; Bootstrap, float32:", table(columns, rows)]
+    columns = ["S = {}, N = {}, d = {}".format(*size) for size in there]
+    parts += ["Resamplers; Bootstrap, float32:", table(["resampler", *columns], rows)]
+    rows = [
+        [p, *[cell(found, Case(*s, p, RESAMPLERS[0], F32, device)) for s in there]] for p in OTHERS
+    ]
+    title = "Other proposals; Systematic, float32, one coordinate measured:"
+    parts += [title, table(["proposal", *columns], rows)]
     return "\n\n".join(parts)
 
 
 def figure(found: Found, path: Path) -> None:
     """The ratio against N, one panel for each S and d."""
-    shown = [c for c in found if c.resampler == RESAMPLERS[0]]
+    shown = [c for c in found if c.resampler == RESAMPLERS[0] and c.proposal in PROPOSALS]
     panels = list(dict.fromkeys((c.S, c.d) for c in shown))
     fig = new_figure(3.2 * len(panels), 3)
     axes = fig.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]

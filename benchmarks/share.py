@@ -4,8 +4,8 @@ A step of a run (`sg.iterate`, resampling each time) takes turns with the calls 
 cannot do without: a forward pass for Bootstrap, the gradient of a scalar for Gradient, and one forward
 pass more for DTM; on as many states, at the same level, in chunks of the same size. Half of each image
 is measured, with noise. On the CPU in one thread and seconds of the process, on a device seconds of the
-wall. A row gives medians, and quartiles of the ratio of neighbours in time; 1 is a library that costs
-nothing.
+wall. The process keeps freed memory (`sg.keep_memory`), which serves both. A row gives medians, and
+quartiles of the ratio of neighbours in time; 1 is a library that costs nothing.
 
     python benchmarks/share.py [--fast] [--network unet64] [--sizes 64,256,1024] [--device cuda]
                                [--figure FILE.png]
@@ -172,6 +172,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--figure", type=Path, help="draw the table into this file")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    sg.keep_memory()
     sizes = [int(n) for n in (args.sizes or ("64" if args.fast else "64,256,1024")).split(",")]
     where = "one thread" if args.device.type == "cpu" else f"on {args.device}"
     print(f"{machine()}, diffusers {diffusers.__version__}, {where}")

@@ -1,7 +1,7 @@
 """The library's step without a network, the obvious floor for it, and what is left of a network.
 
 The floor is what anybody would write for a step of N particles in d dimensions, in float64; the network
-is x times a number.
+is x times a number. The cost of `OTHERS` is a measurement of one coordinate, that of `PROPOSALS` nothing.
 """
 
 import itertools
@@ -18,6 +18,18 @@ PROPOSALS: dict[str, Any] = {
     "Bootstrap": sg.proposals.Bootstrap(),
     "Gradient": sg.proposals.Gradient(trust=2.0),
     "DTM": sg.proposals.DTM(),
+}
+_WIDE = sg.potentials.InflatedGaussian(1.0)
+OTHERS: dict[str, Any] = {
+    "DTM, 3 iterations": sg.proposals.DTM(num_iters=3),
+    "DTM, Gauss-Newton": sg.proposals.DTM(solver="gauss_newton", guide=_WIDE),
+    "Adapted": sg.proposals.Adapted(guide=sg.potentials.NoisedObservation()),
+    "CleanGradient": sg.proposals.CleanGradient(),
+    "Proximal": sg.proposals.Proximal(),
+    "Spectral": sg.proposals.Spectral(),
+    "DDSMC": sg.proposals.DDSMC(),
+    "StaticControl": sg.proposals.StaticControl(),
+    "Combined": sg.proposals.Combined((sg.proposals.CleanGradient(), sg.proposals.Gradient())),
 }
 STEPS = 400
 SHRINK = 0.5
@@ -65,20 +77,26 @@ class Floor:
         self.x = torch.add(x.view_as(self.x), self.normal(*self.x.shape), alpha=0.1)
 
 
+def model(d: int, proposal: str, dtype: torch.dtype, device: str) -> sg.GuidedDiffusion:
+    """With a network that costs nothing."""
+    one = torch.eye(d, dtype=dtype, device=device)[:1]
+    cost = first if proposal in PROPOSALS else sg.costs.LinearGaussian(one, torch.zeros(1), 1.0)
+    return sg.GuidedDiffusion(
+        Multiple(d, dtype, device), cost, kernel=sg.kernels.DDPM(), times=sg.grids.karras(STEPS),
+        potential=sg.potentials.Tweedie(), proposal=(PROPOSALS | OTHERS)[proposal],
+    )  # fmt: skip
+
+
 def library(
     S: int, N: int, d: int, proposal: str, resampler: Any, dtype: torch.dtype, device: str = "cpu"
 ) -> Callable[[], None]:
     """The library's step with resampling, run after run."""
-    model = sg.GuidedDiffusion(
-        Multiple(d, dtype, device), first, kernel=sg.kernels.DDPM(), times=sg.grids.karras(STEPS),
-        potential=sg.potentials.Tweedie(), proposal=PROPOSALS[proposal],
-    )  # fmt: skip
-
+    guided = model(d, proposal, dtype, device)
     options: Any = {"num_particles": N, "num_systems": S, "resampler": resampler}
 
     def steps() -> Iterator[Any]:
         while True:
-            run = sg.iterate(model, trigger=sg.triggers.always(), **options)
+            run = sg.iterate(guided, trigger=sg.triggers.always(), **options)
             next(run)
             yield from itertools.islice(run, STEPS // 2)
 
@@ -86,20 +104,35 @@ def library(
     return lambda: next(iterator) and None
 
 
+def passes(proposal: str) -> tuple[int, int]:
+    """Forward and backward passes of the network in a step."""
+    guided = model(2, proposal, F64, "cpu")
+    run = sg.iterate(guided, num_particles=1, trigger=sg.triggers.never())
+    for _ in range(3):
+        next(run)
+    before = guided.evaluations.copy()
+    next(run)
+    spent = guided.evaluations - before
+    return spent["network_forward"], spent["network_backward"]
+
+
 def network(
     S: int, N: int, d: int, proposal: str, dtype: torch.dtype, device: str
 ) -> Callable[[], None]:
-    """The calls of the network and the cost in such a step, alone."""
-    prior = Multiple(d, dtype, device)
+    """The calls of the network and the cost in such a step, alone; one backward pass for each forward one
+    at most, since what is left cannot be called alone."""
+    prior, (forward, backward) = Multiple(d, dtype, device), passes(proposal)
+    backward = min(forward, backward)
     x = torch.ones(S * N, d, dtype=dtype, device=device)
 
-    def forward() -> None:
-        first(prior.denoise(x, 0.5))
-
     def calls() -> None:
-        here = x.detach().requires_grad_()
-        torch.autograd.grad(first(prior.denoise(here, 0.5)).sum(), here)
-        if proposal == "DTM":
-            prior.denoise(x, 0.5)
+        for i in range(forward):
+            if i < backward:
+                here = x.detach().requires_grad_()
+                torch.autograd.grad(first(prior.denoise(here, 0.5)).sum(), here)
+            elif backward:
+                prior.denoise(x, 0.5)
+            else:
+                first(prior.denoise(x, 0.5))
 
-    return forward if proposal == "Bootstrap" else calls
+    return calls

@@ -92,6 +92,27 @@ def test_a_case_is_measured_without_the_time_of_its_network() -> None:
     assert all(math.isfinite(v) for v in floors + ratios)
 
 
+def test_passes_of_a_network_are_counted_and_taken_off() -> None:
+    found = {name: step.passes(name) for name in step.PROPOSALS | step.OTHERS}
+    assert [found[name] for name in step.PROPOSALS] == [(1, 0), (1, 1), (2, 1)]
+    assert found["DTM, 3 iterations"] == (4, 3) and found["CleanGradient"] == (1, 0)
+    calls = 0
+
+    class Counting(step.Multiple):
+        def denoise(self, x: torch.Tensor, t: float) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            return super().denoise(x, t)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "Multiple", Counting)
+        for name, (forward, _) in found.items():
+            bare = step.network(1, 10, 2, name, F64, "cpu")
+            calls = 0
+            bare()
+            assert calls == forward, name
+
+
 def test_turns_are_taken_in_order_by_all() -> None:
     said: list[str] = []
     times = turns.interleaved([lambda: said.append("a"), lambda: said.append("b")], 0.0, 3)
@@ -118,6 +139,11 @@ def test_the_full_run_has_the_sizes_and_parts_that_were_asked_for() -> None:
                     (1, N, 8, proposal, dtype)
                 ) >= 1
     assert {(c.S, c.d) for c in there} == {(S, d) for S in (1, 64) for d in (8, 800)}
+    of_each = {type(p).__name__ for p in (step.PROPOSALS | step.OTHERS).values()}
+    parts = ("Proposal", "Published", "Scale", "Step", "Constant", "LineSearch", "Normalised",
+             "PerResidual", "Powers")  # fmt: skip
+    assert of_each == set(sg.proposals.__all__).difference(parts)
+    assert {c.proposal for c in there} == {*step.PROPOSALS, *step.OTHERS}
     resamplers = {type(c.resampler).__name__ for c in there}
     assert resamplers == {n for n in sg.resamplers.__all__ if n != "Resampler"}
 
