@@ -81,7 +81,7 @@ class Widened(ABC):
         return r * law.inverse if law.inverse.ndim == 1 else linear(r, law.inverse)
 
     def square(self, look: Look) -> Tensor:
-        """Its squared length (S, N)."""
+        """Squared length of the residual, (S, N)."""
         return row_sums(self.residual(look).square())
 
     def log_value(self, look: Look) -> Tensor:
