@@ -26,6 +26,7 @@ from smcguide.potentials import (
     Tweedie,
 )
 from smcguide.potentials import moment_matched as module
+from smcguide.records import Look
 from smcguide.testing import (
     PotentialSuite,
     brute_force,
@@ -662,3 +663,38 @@ def test_a_control_s_value_is_not_followed():
 
 def test_all_of_them_are_potentials():
     assert all(isinstance(value, Potential) for value in VALUES.values())
+
+
+# ---- a matrix ------------------------------------------------------------------------------------
+
+
+class Written:
+    """A matrix as somebody's own operator."""
+
+    def __init__(self, matrix):
+        self.of = matrix
+
+    def forward(self, x):
+        return x @ self.of.mT
+
+    def adjoint(self, y):
+        return y @ self.of
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("m", [1, 3, 40])
+def test_a_matrix_has_the_values_of_the_operator_that_it_is(m, dtype):
+    S, N, d = 2, 5, 6
+    matrix, y = randn(m, d, name="matrix").to(dtype), randn(S, m, name="y")
+    x0_hat = randn(S, N, d).to(dtype).requires_grad_()
+    look, found = Look(x0_hat, x0_hat, sg.schedules.VP().level(0.4)), []
+    for operator in (matrix, Written(matrix)):
+        cost = LinearGaussian(operator, y, 0.7, batched=True)
+        cost.check((d,), x0_hat)
+        potential = InflatedGaussian(1.0).bind(sg.problem.Problem(cost, (d,)))
+        value = potential.log_value(look)
+        (slope,) = torch.autograd.grad(value.sum(), x0_hat)
+        found.append((value, potential.residual(look), slope))
+    for a, b in zip(*found, strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

@@ -18,6 +18,8 @@ from smcguide.records import Level, Look
 from smcguide.rehearsal import Moments, Rehearsal
 from smcguide.sums import row_sums
 
+_FEW = 32  # measurements
+
 
 def unknown(t: Level, variance: float | None, rehearsal: Rehearsal | None) -> float:
     """r_t^2, the variance per coordinate of x_0 given x_t: (1 / variance + alpha^2 / sigma^2)^-1, or as
@@ -119,11 +121,13 @@ class Linear(Widened):
         return self._rows(look).square().sum(0) if self._is_matrix else super().square(look)
 
     def _rows(self, look: Look) -> Tensor:
-        """The residual as (m, S, N): products and sums of a few long rows are fast."""
+        """The residual as (m, S, N): products and sums of a few long rows are fast, of many short ones
+        not."""
         matrix, y = self._whitened[look.t]
         S, N = look.x0_hat.shape[:2]
         x0_hat = look.x0_hat.reshape(S * N, -1).double()
-        return y[:, :, None] - (matrix @ x0_hat.T).view(-1, S, N)
+        rows = matrix @ x0_hat.T if len(matrix) < _FEW else (x0_hat @ matrix.T).T
+        return y[:, :, None] - rows.view(-1, S, N)
 
 
 class Masked(Widened):
