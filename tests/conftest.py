@@ -11,7 +11,8 @@ import socket
 import pytest
 import torch
 
-# Whole examples and benchmarks, whose parts other tests cover: up to a minute each. Marked slow.
+# Whole examples and benchmarks, and the longest chains, whose parts other tests cover: up to a minute
+# each. Marked slow.
 EXAMPLE = "tests/test_examples.py::test_an_example_runs_to_its_end_and_makes_its_picture"
 LONG = (
     *(f"{EXAMPLE}[{name}]" for name in (
@@ -28,6 +29,12 @@ LONG = (
     "tests/test_benchmarks_network.py::test_memory_makes_a_table_and_a_figure",
     "tests/test_benchmarks_speed.py::test_one_command_writes_tables_machine_and_figure",
     "tests/test_benchmarks_speed.py::test_two_processes_are_started_and_compared",
+    "tests/test_benchmarks_speed.py::test_time_and_error_are_fitted_against_every_size",
+    "tests/test_benchmarks_speed.py::test_the_error_falls_as_it_should",
+    "tests/test_benchmarks_peers.py::test_a_smoke_run_without_environments_names_who_is_missing",
+    "tests/test_benchmarks.py::test_every_problem_runs_and_the_reference_is_the_budget",
+    "tests/test_numpyro_smc.py::test_nuts_agrees",
+    "tests/test_pyro_smc.py::test_nuts_agrees",
 )  # fmt: skip
 
 
