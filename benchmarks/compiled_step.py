@@ -3,32 +3,41 @@ r"""What a compiler could make of the step: one written by hand, as it is and co
 The step is that of the 25 Gaussians with the gradient of the value: kernel, shift within the trust
 radius, density ratio, denoiser, value, gradient, ESS and mean weight, without random numbers and
 selection, which no compiler fuses. Levels are numbers in a tensor, so that one compilation serves all
-steps; the library's are Python numbers. Beside it the library's step, with all it does. Seconds by the
-clock, least of many calls.
+steps; the library's are Python numbers. Beside it the library's step, with all it does. All take turns;
+seconds are of the process, medians.
 
     python benchmarks/compiled_step.py [--sizes 1000,10000]
 """
 
 import argparse
+import statistics
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from mixture25 import instance
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+
+from problem_tables import Task
+from turns import interleaved
 
 import smcguide as sg
 
 F64 = torch.float64
-TRUST = 2.0
-STEPS = 50
+STEPS, BUDGET = 50, 20.0  # seconds for each size
+TASK = Task(1, 8, 2, STEPS)
+MODEL = TASK.model(gradient=True, dtype=F64)
+TRUST = MODEL.proposal.trust
 
 
 def make_step() -> tuple[Callable[..., Any], int, int]:
     """The step of one instance, its dimension and number of measurements."""
-    prior, A, _, _ = instance(1, 8, 2)
-    m, log_w = prior._m, prior._log_w
+    m, log_w = TASK.prior._m, TASK.prior._log_w
 
     def value(x: Tensor, alpha: Tensor, sigma: Tensor, B: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         u = alpha**2 + sigma**2
@@ -52,7 +61,7 @@ def make_step() -> tuple[Callable[..., Any], int, int]:
         w = (log_g - log_g.max()).exp()
         return x, ahead, slope, new, log_g, w.sum() ** 2 / w.square().sum(), log_g.logsumexp(0)
 
-    return step, m.shape[1], len(A)
+    return step, m.shape[1], len(TASK.A)
 
 
 def arguments(N: int, d: int, m: int) -> list[Tensor]:
@@ -65,37 +74,14 @@ def arguments(N: int, d: int, m: int) -> list[Tensor]:
     return [*states, level, *likelihood]
 
 
-def library(N: int) -> Callable[[], Any]:
-    """A run of the library on the same model."""
-    prior, A, y, std = instance(1, 8, 2)
-    model = sg.GuidedDiffusion(
-        prior, sg.costs.LinearGaussian(A, y, std), kernel=sg.kernels.DDPM(),
-        times=sg.grids.karras(STEPS), potential=sg.potentials.InflatedGaussian(),
-        proposal=sg.proposals.Gradient(trust=TRUST),
-    )  # fmt: skip
-    return lambda: sg.run(model, num_particles=N, progress=False)
-
-
-def seconds(call: Callable[[], Any], calls: int = 20, rounds: int = 20) -> float:
-    """Of one call, the least mean of several."""
-    best = float("inf")
-    for _ in range(rounds):
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        best = min(best, (time.perf_counter() - start) / calls)
-    return best
-
-
-def main(words: list[str] | None = None) -> list[dict[str, float]]:
+def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="1000,10000", help="numbers of particles")
-    args = parser.parse_args(words)
+    args = parser.parse_args()
     torch.set_num_threads(1)
     sg.keep_memory()
     step, d, m = make_step()
-    rows = []
     names = ("N", "as it is, ms", "compiled, ms", "ratio", "compilation, s", "difference", "library, ms")
     print("| " + " | ".join(names) + " |")
     print("|---" * len(names) + "|")
@@ -107,16 +93,14 @@ def main(words: list[str] | None = None) -> list[dict[str, float]]:
         once = time.perf_counter() - start
         pairs = zip(found, step(*given), strict=True)
         apart = max(float(((a - b) / (1 + b.abs())).abs().max()) for a, b in pairs)
-        plain, fast = (seconds(lambda f=f, given=given: f(*given)) for f in (step, compiled))
-        ours = seconds(library(N), 1, 10) / STEPS
-        row = {"N": N, "plain": plain, "compiled": fast, "once": once, "apart": apart, "ours": ours}
-        rows.append(row)
+        run = partial(sg.run, MODEL, num_particles=N, progress=False)
+        turns = interleaved([partial(step, *given), partial(compiled, *given), run], BUDGET)
+        plain, fast, ours = map(statistics.median, turns)
         print(
             f"| {N} | {1e3 * plain:.2f} | {1e3 * fast:.2f} | {fast / plain:.2f} | {once:.0f} "
-            f"| {apart:.0e} | {1e3 * ours:.2f} |",
+            f"| {apart:.0e} | {1e3 * ours / STEPS:.2f} |",
             flush=True,
         )
-    return rows
 
 
 if __name__ == "__main__":

@@ -85,7 +85,6 @@ class Scale(ABC):
         size = self.size(look, slope, ahead)
         if isinstance(size, Tensor):
             size = size.to(slope.dtype).reshape(*size.shape, *[1] * (slope.ndim - size.ndim))
-            return weight * size * slope
         length = weight * size
         return slope if isinstance(length, float) and length == 1 else length * slope
 
